@@ -1,0 +1,155 @@
+"""The configuration as values: what every other module is given.
+
+Promises: built from a plain tree (dicts, lists, text, numbers) that `config` has checked; the same tree gives equal
+settings, so a compiled copy of the tree serves as well as the file. Durations are seconds, sizes bytes.
+Never: reads a file, fills a default that `config` did not check, or holds a path that is not absolute.
+"""
+
+from __future__ import annotations
+
+from gatepost.value import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Literal
+
+    ScreeningAction = Literal["accept", "reject", "discard", "park"]
+    AfterQueue = Literal["bounce-verified", "bounce", "park", "discard"]
+    MustMatch = Literal["", "reject", "park", "flag"]
+
+__all__ = ["KeySettings", "ParkedLimits", "ParserLimits", "Route", "Screening", "Settings", "Sink", "Timing", "from_tree"]
+
+
+class ParserLimits(Value):
+    """How much of a message's head is looked at. Past a limit the message goes on with a flag; nothing is lost."""
+
+    #: All header fields together. Postfix cuts a head only by message_size_limit; real heads are below 64 KiB.
+    header_bytes: int = 1_048_576
+    #: Number of fields. Long mailing-list and forwarding chains reach about 150.
+    header_fields: int = 2_000
+    #: One field with its folds. Postfix's header_size_limit is 102,400.
+    field_bytes: int = 102_400
+    #: Addresses read from one address field; the recipients of a company-wide mail fit.
+    addresses: int = 1_000
+    #: Parameters read from one Content-Type; real ones have under ten.
+    parameters: int = 100
+    #: Message-IDs read from References; RFC 5322 sets no limit, threads of 200 exist.
+    references: int = 500
+    #: Received fields after which a message is taken to loop; Postfix's hopcount_limit is 50.
+    received: int = 50
+
+
+class Timing(Value):
+    """Seconds. deadline < lease, or two runs could hand over at once; give_up_after < maximal_queue_lifetime."""
+
+    deadline: float = 120.0
+    lease: float = 180.0
+    give_up_after: float = 4 * 86_400.0
+
+
+class ParkedLimits(Value):
+    """Caps of parked mail: age in seconds, bytes in all, and the share of the disk (percent) that must stay free."""
+
+    max_age: float = 30 * 86_400.0
+    max_bytes: int = 1_073_741_824
+    min_free_percent: float = 5.0
+
+
+class Screening(Value):
+    """What to do with each family of findings."""
+
+    automatic: ScreeningAction = "discard"
+    loops: ScreeningAction = "discard"
+    bounces: ScreeningAction = "discard"
+
+
+class KeySettings(Value):
+    """Which keys a route takes. `secrets`: UTF-8 bytes, oldest first; the newest signs, any verifies."""
+
+    format: Literal["signed"] = "signed"
+    secret: str
+    key_id: str
+    secrets: tuple[bytes, ...]
+    former_domains: tuple[str, ...] = ()
+    revoked: str = ""
+
+
+class Route(Value):
+    """An address, which keys it takes, its rules and its sinks (names; the first must have the message)."""
+
+    name: str
+    address: str
+    keys: KeySettings | None = None
+    screening: Screening
+    must_match: MustMatch = ""
+    deliver: tuple[str, ...]
+
+
+class Sink(Value):
+    """Where an accepted message goes. `target`: a URL for a webhook, an absolute folder for a Maildir.
+
+    `secrets`: a webhook's HMAC keys, decoded, oldest first; every one signs. `ca_file`: PEM, "" = the system's.
+    """
+
+    name: str
+    kind: Literal["webhook", "maildir"]
+    target: str
+    format: Literal["json", "raw"] = "json"
+    confirm: bool = False
+    ca_file: str = ""
+    secrets: tuple[bytes, ...] = ()
+
+
+class Settings(Value):
+    """One configuration file, whole."""
+
+    file: str
+    trusted: tuple[str, ...] = ()
+    routes: tuple[Route, ...]
+    timing: Timing
+    after_queue: AfterQueue = "bounce-verified"
+    parked: ParkedLimits
+    parser: ParserLimits
+    sinks: tuple[Sink, ...]
+    store: str = "/var/lib/gatepost"
+    log: str = "syslog"
+
+    def sink(self, name: str) -> Sink:
+        """The sink of that name; KeyError where there is none (config has checked that there is)."""
+        for sink in self.sinks:
+            if sink.name == name:
+                return sink
+        raise KeyError(name)
+
+    def route(self, name: str) -> Route | None:
+        """The route of that name, or None (a route may have gone since a message was parked)."""
+        for route in self.routes:
+            if route.name == name:
+                return route
+        return None
+
+
+def from_tree(tree: dict[str, Any]) -> Settings:
+    """Settings from the tree that `config` made: keys as the fields above, nested, tuples as lists or tuples.
+
+    Raises TypeError or KeyError for a tree of another version; callers take that for a stale compiled copy.
+    """
+    routes = []
+    for route in tree["routes"]:
+        keys = route["keys"]
+        routes.append(Route(**{
+            **route,
+            "keys": keys and KeySettings(**{**keys, "secrets": tuple(keys["secrets"]),
+                                            "former_domains": tuple(keys["former_domains"])}),
+            "screening": Screening(**route["screening"]),
+            "deliver": tuple(route["deliver"]),
+        }))
+    return Settings(**{
+        **tree,
+        "trusted": tuple(tree["trusted"]),
+        "routes": tuple(routes),
+        "timing": Timing(**tree["timing"]),
+        "parked": ParkedLimits(**tree["parked"]),
+        "parser": ParserLimits(**tree["parser"]),
+        "sinks": tuple(Sink(**{**sink, "secrets": tuple(sink["secrets"])}) for sink in tree["sinks"]),
+    })
