@@ -7,7 +7,7 @@ Never: raised for what a message contains. A message, however hostile, is a valu
 
 from __future__ import annotations
 
-__all__ = ["ConfigError", "GatepostError", "Problem", "StoreError", "ParkedFullError"]
+__all__ = ["ConfigError", "GatepostError", "ParkedFullError", "Problem", "StoreError"]
 
 from gatepost.value import Value
 
