@@ -36,7 +36,7 @@ class Finding(Value):
     """One observed fact about a message. `family` says which setting of `screening` judges it."""
 
     slug: str
-    family: Literal["automatic", "bounces", "loops"]
+    family: Literal["automatic", "bounces", "loops", "parser", "sender"]
     evidence: str
 
 
@@ -103,6 +103,8 @@ RULES: Final[dict[str, Rule]] = {
     "loop": Rule(status="5.4.6", text="Mail loop", meaning="the message was here before, or we made it"),
     "bounce": Rule(status="5.7.1", text="Delivery reports are not accepted here", meaning="a bounce or delivery report"),
     "automatic": Rule(status="5.7.1", text="Automatic mail is not accepted here", meaning="sent by a machine, not a person"),
+    "null-sender": Rule(status="5.7.1", text="Delivery reports are not accepted here",
+                        meaning="MAIL FROM:<> and nothing else says what it is: no person sends that"),
     "sender-mismatch": Rule(status="5.7.1", text="Sender is not the one this address was made for",
                             meaning="must-match: the From address is not the key's owner"),
     "sender-unverified": Rule(status="5.7.1", text="Sender could not be verified",

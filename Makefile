@@ -1,0 +1,39 @@
+# The verbs. Each makes what it needs first (demo/setup.sh); as root, or as a user with sudo.
+#
+#   make demo        real mail through a private Postfix to a small app, step by step; KEEP=1 leaves it running
+#   make demo-stop   ends what KEEP=1 left running
+#   make test        everything, a real Postfix included; ARGS="tests/test_x.py -k name" for a part
+#   make lint        ruff, mypy strict, shell syntax
+#   make bench       messages a second and hostile input; writes .bench/results.json
+
+PY := .venv/bin/python
+SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
+# Run as root in somebody's checkout: leave no file there that its owner could not delete.
+AS_ROOT := $(SUDO) env PYTHONDONTWRITEBYTECODE=1
+ARGS ?=
+
+.PHONY: help demo demo-stop test lint bench
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+demo:
+	@demo/setup.sh demo
+	@$(AS_ROOT) KEEP="$(KEEP)" $(PY) demo/demo.py
+
+demo-stop:
+	@$(AS_ROOT) $(PY) demo/demo.py --stop
+
+test:
+	@demo/setup.sh test
+	@$(AS_ROOT) HYPOTHESIS_STORAGE_DIRECTORY=/var/tmp/gatepost-hypothesis $(PY) -m pytest -p no:cacheprovider $(ARGS)
+
+lint:
+	@demo/setup.sh venv
+	@$(PY) -m ruff check .
+	@$(PY) -m mypy
+	@for script in demo/setup.sh .ci/run; do bash -n $$script || exit 1; done
+
+bench:
+	@demo/setup.sh demo
+	@$(AS_ROOT) $(PY) bench/run.py

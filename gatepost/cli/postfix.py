@@ -1,0 +1,78 @@
+"""`gatepost postfix`: prints the Postfix fragments filled in for this configuration, or writes them into a folder.
+
+Never: touches /etc/postfix or a running Postfix; a person, or the Ansible role, puts them there (docs/wiring.md).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+
+import gatepost
+from gatepost.cli import add_common
+from gatepost.config import load
+from gatepost.errors import GatepostError
+from gatepost.wiring import render
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `gatepost postfix`."""
+    add_common(parser)
+    parser.add_argument("--person", metavar="ADDRESS", default="root@localhost",
+                        help="who gets mail for postmaster and abuse (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--host", metavar="NAME", default=socket.getfqdn(), help="myhostname (default: %(default)s)")
+    parser.add_argument("--user", default="gatepost", help="whom the script runs as (default: %(default)s)")
+    parser.add_argument("--folder", default="/etc/postfix/gatepost", help="where the maps will lie (default: %(default)s)")
+    parser.add_argument("--write", metavar="FOLDER", help="write the files there instead of printing them")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Prints or writes every fragment."""
+    settings = load(arguments.config)
+    try:
+        files = render(
+            settings,
+            python=sys.executable,
+            pipe_script=pipe_script(),
+            config=os.path.abspath(arguments.config),
+            person=arguments.person,
+            host=arguments.host,
+            folder=arguments.folder,
+            user=arguments.user,
+        )
+        if arguments.write:
+            _write(arguments.write, files)
+    except (ValueError, OSError) as error:
+        raise GatepostError(str(error)) from error
+    if arguments.json:
+        print(json.dumps(files))
+    elif not arguments.write:
+        for name, text in files.items():
+            print(f"##### {name}\n{text}")
+    return 0
+
+
+def pipe_script() -> str:
+    """The transport script that came with this package; GatepostError where there is none."""
+    beside = os.path.dirname(os.path.dirname(os.path.abspath(gatepost.__file__)))
+    for root in (beside, os.path.join(beside, "filter")):
+        path = os.path.join(root, "gatepost_filter", "pipe.py")
+        if os.path.isfile(path):
+            return path
+    raise GatepostError("gatepost_filter/pipe.py is missing: install gatepost again")
+
+
+def _write(folder: str, files: dict[str, str]) -> None:
+    os.makedirs(folder, exist_ok=True)
+    for name, text in files.items():
+        with open(os.path.join(folder, name), "w", encoding="utf-8") as file:
+            file.write(text)

@@ -1,0 +1,43 @@
+"""`gatepost prune`: deletes ledger rows and parked mail that are past their age, a bounded number a run."""
+
+from __future__ import annotations
+
+import json
+import time
+
+from gatepost.cli import add_common
+from gatepost.cli.store_owner import become_store_owner
+from gatepost.config import load
+from gatepost.gateway import KEEP_ROWS
+from gatepost.stores.ledger import Ledger
+from gatepost.stores.parked import Parked
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `gatepost prune`."""
+    add_common(parser)
+    parser.add_argument("--most", type=int, default=10_000, metavar="N", help="delete at most N of each (default: %(default)s)")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Deletes, then says how much."""
+    settings = load(arguments.config)
+    become_store_owner(settings.store)
+    now = time.time()
+    ledger = Ledger.open(settings.store)
+    counts = {
+        "ledger_rows": ledger.prune(now, KEEP_ROWS, arguments.most),
+        "parked": Parked.open(settings, now=time.time).prune(now, arguments.most),
+    }
+    if arguments.json:
+        print(json.dumps(counts))
+    else:
+        print(f"deleted {counts['ledger_rows']} ledger rows and {counts['parked']} parked messages")
+    return 0

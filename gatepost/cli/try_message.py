@@ -1,0 +1,117 @@
+"""`gatepost try ADDRESS|FILE.eml`: what would happen to a message here and now, and on what evidence.
+
+Promises: the same decision, by the same code, that the pipe script would make of a message it sees for the first time.
+Never: hands anything over, or touches the store.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+
+from gatepost import policy
+from gatepost.cli import add_common
+from gatepost.config import load
+from gatepost.decision import Envelope
+from gatepost.errors import GatepostError
+from gatepost.gateway import facts_for
+from gatepost.mail.canonical import from_pipe
+from gatepost.mail.message import parse
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+    from gatepost.decision import Decision
+    from gatepost.mail.message import Message
+    from gatepost.settings import Settings
+
+__all__ = ["add_arguments", "run"]
+
+_ANYBODY = "person@example.org"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `gatepost try`."""
+    parser.add_argument("what", metavar="ADDRESS|FILE", help="a recipient, or a file with a message (- for standard input)")
+    parser.add_argument("--recipient", metavar="ADDRESS", help="the envelope's recipient (needed with FILE)")
+    parser.add_argument("--sender", metavar="ADDRESS", help="MAIL FROM; '' is the null sender (default: the From address)")
+    parser.add_argument("--queue-id", default="", metavar="ID", help="the queue ID in the message's own top Received field")
+    add_common(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """0: the message would be accepted. 1: it would not."""
+    settings = load(arguments.config)
+    envelope, message = _case(arguments, settings)
+    facts = facts_for(envelope, settings, time.time())
+    decided = policy.decide(envelope, message, settings, facts)
+    decision = policy.behind_queue(decided, settings, facts, envelope)
+    if arguments.json:
+        print(json.dumps(_plain(decision, decided)))
+    else:
+        _show(decision, decided, settings)
+    return 0 if decision.action == "accept" else 1
+
+
+def _case(arguments: argparse.Namespace, settings: Settings) -> tuple[Envelope, Message]:
+    """The envelope and the message that the command line describes."""
+    if arguments.what != "-" and not os.path.exists(arguments.what):
+        if "@" not in arguments.what:
+            raise GatepostError(f"{arguments.what}: there is no such file, and it is no address")
+        sender = _ANYBODY if arguments.sender is None else arguments.sender
+        raw = f"From: {sender or _ANYBODY}\r\nTo: {arguments.what}\r\nSubject: try\r\n\r\ntry\r\n".encode("utf-8", "surrogateescape")
+        return Envelope(sender=sender, recipient=arguments.what, queue_id=arguments.queue_id), parse(raw, settings.parser)
+    if not arguments.recipient:
+        raise GatepostError("a file says nothing of its envelope: give --recipient ADDRESS (and --sender)")
+    message = parse(from_pipe(_read(arguments.what)), settings.parser)
+    sender = arguments.sender
+    if sender is None:
+        sender = message.from_.list[0].address if message.from_.list else _ANYBODY
+    return Envelope(sender=sender, recipient=arguments.recipient, queue_id=arguments.queue_id), message
+
+
+def _read(path: str) -> bytes:
+    if path == "-":
+        return sys.stdin.buffer.read()
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise GatepostError(f"{path}: {error.strerror}") from error
+
+
+def _plain(decision: Decision, decided: Decision) -> dict[str, object]:
+    """`action` is what happens behind the queue; `decided` what the policy said before after_queue."""
+    return {
+        "action": decision.action,
+        "decided": decided.action,
+        "rule": decision.rule,
+        "status": decision.status,
+        "text": decision.text,
+        "route": decision.route or None,
+        "id": None,  # made of the queue ID: only a message in the queue has one
+        "key": decision.key and {"subject": decision.key.subject, "options": list(decision.key.options)},
+        "thread": decision.thread and dict(decision.thread.__dict__),
+        "findings": [dict(finding.__dict__) for finding in decision.findings],
+        "trace": [dict(step.__dict__) for step in decision.trace],
+    }
+
+
+def _show(decision: Decision, decided: Decision, settings: Settings) -> None:
+    print(f"{decision.action}  rule={decision.rule}  route={decision.route or '-'}  {decision.status} {decision.text}")
+    if decision.action != decided.action:
+        print(f"  the rule says {decided.action}; behind the queue after_queue: {settings.after_queue} makes it {decision.action}")
+    if decision.key is not None:
+        print(f"  key names {decision.key.subject}")
+    if decision.thread is not None:
+        print(f"  answers {decision.thread.parent_message_id} ({decision.thread.found_in})")
+    print()
+    for step in decision.trace:
+        print(f"  {'->' if step.applied else '  '} {step.rule:<18} {step.evidence}")
+    others = [finding for finding in decision.findings if finding.family == "parser"]
+    for finding in others:
+        print(f"     noticed: {finding.slug}")

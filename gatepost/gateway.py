@@ -1,0 +1,296 @@
+"""The one path behind the queue: decide, take the lease, hand over, record.
+
+Promises: a message is acknowledged (accept, discard, park) only after the sink, or the disk, has it; what was judged when a
+message was first seen stays judged; a second run of the same message touches no sink while the first has the lease, and
+succeeds at once when it is done. Our own faults leave here as a deferral.
+Never: spools; retries by itself (Postfix's queue does); chooses (policy does).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+
+from gatepost import log, policy
+from gatepost.decision import Decision, Envelope, Finding, Key, Thread, rule_decision
+from gatepost.errors import GatepostError, StoreError
+from gatepost.mail.message import parse
+from gatepost.mail.recipient import recipient
+from gatepost.screening.passage import passage
+from gatepost.sinks import deliver
+from gatepost.sinks.delivery import Delivery
+from gatepost.stores.ledger import Claim, Ledger
+from gatepost.stores.parked import Parked
+from gatepost.value import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, Final
+
+    from gatepost.mail.message import Message
+    from gatepost.settings import Route, Settings
+    from gatepost.sinks.delivery import Outcome
+
+__all__ = ["Gateway", "Receipt", "delivery_id", "facts_for", "read_revoked"]
+
+#: Rows live twice as long as a queue entry may (Postfix's maximal_queue_lifetime is 5 days).
+KEEP_ROWS: Final = 10 * 86_400.0
+#: Old rows deleted with each message, so that a host without `gatepost prune` still does not grow.
+_PRUNE_A_RUN: Final = 3
+#: A file of 100,000 revoked keys is 6.5 MB; past this something else is in its place.
+_REVOKED_BYTES: Final = 64 * 1_048_576
+
+
+class Receipt(Value):
+    """What became of one message for one recipient. `sink`: which has it. `already`: an earlier run had done it."""
+
+    decision: Decision
+    id: str = ""
+    sink: str = ""
+    attempt: int = 0
+    already: bool = False
+
+
+def delivery_id(host_id: str, queue_id: str, final_recipient: str) -> str:
+    """SHA-256, in hex, over host id, long queue ID and final recipient, NUL between: the same on every rung and retry."""
+    text = "\0".join(("gatepost delivery 1", host_id, queue_id, final_recipient))
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def read_revoked(route: Route | None) -> bytes:
+    """The route's `revoked:` file as it stands now; none is revoked before `gatepost key revoke` makes the file.
+
+    Raises GatepostError where it is there but cannot be read: a revoked key must not pass because of a wrong mode.
+    """
+    if route is None or route.keys is None or not route.keys.revoked:
+        return b""
+    try:
+        with open(route.keys.revoked, "rb") as file:
+            return file.read(_REVOKED_BYTES)
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise GatepostError(f"{route.keys.revoked}: {error.strerror}: let user gatepost read it") from error
+
+
+def facts_for(envelope: Envelope, settings: Settings, now: float) -> policy.Facts:
+    """What the world outside says of this envelope, at this time (Unix seconds)."""
+    route, _ = policy.route_for(recipient(envelope.recipient), settings)
+    return policy.Facts(now=now, revoked=read_revoked(route))
+
+
+class Gateway:
+    """A configuration with its stores open. `now` gives Unix seconds; a test may pass its own."""
+
+    def __init__(self, settings: Settings, *, now: Callable[[], float] = time.time) -> None:
+        self.settings = settings
+        self.now = now
+        self._opened: tuple[Ledger, Parked] | None = None
+
+    def _stores(self) -> tuple[Ledger, Parked]:
+        if self._opened is None:
+            self._opened = (Ledger.open(self.settings.store), Parked.open(self.settings, now=self.now))
+        return self._opened
+
+    def receive(
+        self, envelope: Envelope, raw: bytes, *, deadline: float, still_whole: Callable[[], None] = lambda: None
+    ) -> Receipt:
+        """Everything that happens to one message for one recipient.
+
+        `raw`: canonical bytes (CRLF). `deadline`: time.monotonic() seconds. `still_whole` raises a GatepostError where the
+        message turns out to be cut off; it is asked before the lease and before the sink. Raises what nobody foresaw; the
+        door defers then.
+        """
+        try:
+            return self._receive(envelope, raw, deadline, still_whole)
+        except GatepostError as error:
+            return Receipt(decision=rule_decision("defer", error.rule, detail=str(error)))
+
+    def _receive(self, envelope: Envelope, raw: bytes, deadline: float, still_whole: Callable[[], None]) -> Receipt:
+        settings, started = self.settings, self.now()
+        message = parse(raw, settings.parser)
+        facts = facts_for(envelope, settings, started)
+        verdict = policy.decide(envelope, message, settings, facts)
+        ledger, _ = self._stores()
+        to = recipient(envelope.recipient).final_form
+        id_ = delivery_id(ledger.host_id, envelope.queue_id, to)
+        still_whole()
+        claim = ledger.claim(
+            id_,
+            now=started,
+            lease=settings.timing.lease,
+            judgement=_freeze(verdict),
+            queue_id=envelope.queue_id,
+            sender=envelope.sender,
+            recipient=to,
+        )
+        if claim.state == "busy":
+            return Receipt(decision=rule_decision("defer", "in-flight"), id=id_)
+        if claim.state == "done":
+            return Receipt(decision=_thaw(claim.outcome), id=id_, already=True)
+        if claim.attempts > 1:
+            verdict = _thaw(claim.judgement).replace(trace=verdict.trace)
+        return self._carry_out(_Job(id_, claim, envelope, message, facts, verdict), deadline, still_whole)
+
+    def _carry_out(self, job: _Job, deadline: float, still_whole: Callable[[], None]) -> Receipt:
+        sink = ""
+        if job.verdict.action == "accept":
+            still_whole()
+            sink, decision = self._hand_over(job, deadline)
+        else:
+            decision = job.verdict
+        decision = policy.behind_queue(decision, self.settings, job.facts, job.envelope)
+        if decision.action == "park":
+            self._park(job, decision)
+        receipt = Receipt(decision=decision, id=job.id, sink=sink, attempt=job.claim.attempts)
+        if decision.action == "defer":
+            self._release(job, decision)
+            return receipt
+        self._finish(job, decision)
+        if decision.action == "accept":
+            self._best_effort(job, deadline)
+        return receipt
+
+    def _hand_over(self, job: _Job, deadline: float) -> tuple[str, Decision]:
+        """The first sink's name, and the decision that its answer makes."""
+        route = self.settings.route(job.verdict.route)
+        if route is None:
+            detail = f"route {job.verdict.route} is no longer configured"
+            outcome_kind, detail, text, name = "misconfigured", detail, "", ""
+        else:
+            name = route.deliver[0]
+            outcome = self._deliver(job, name, deadline)
+            outcome_kind, detail, text = outcome.kind, outcome.detail, outcome.text
+        decision = policy.after_handover(
+            outcome_kind,
+            detail=detail,
+            text=text,
+            cannot_take=job.claim.cannot_take + (outcome_kind == "cannot-take"),
+            first_seen=job.claim.first_seen,
+            settings=self.settings,
+            now=self.now(),
+        )
+        return name, decision.replace(route=job.verdict.route, key=job.verdict.key, thread=job.verdict.thread,
+                                      findings=job.verdict.findings)  # fmt: skip
+
+    def _deliver(self, job: _Job, sink: str, deadline: float) -> Outcome:
+        hosts = passage(job.envelope, job.message, self.settings.trusted, self.settings.parser.received).hosts
+        delivery = Delivery(
+            id=job.id,
+            received_at=int(job.claim.first_seen),
+            attempt=job.claim.attempts,
+            route=job.verdict.route,
+            envelope=job.envelope,
+            decision=job.verdict,
+            message=job.message,
+            sha256=job.message.sha256(hosts),
+            sender_verified=job.facts.sender_verified,
+        )
+        return deliver(self.settings.sink(sink), delivery, deadline=deadline, now=self.now)
+
+    def _park(self, job: _Job, decision: Decision) -> None:
+        _, parked = self._stores()
+        headers_only = policy.keeps_headers_only(decision.rule)
+        meta = {
+            "rule": decision.rule,
+            "reason": decision.detail,
+            "route": job.verdict.route,
+            "kind": policy.parked_kind(decision.rule),
+            "queue_id": job.envelope.queue_id,
+            "sender": job.envelope.sender,
+            "recipient": job.envelope.recipient,
+            "first_seen": job.claim.first_seen,
+            "envelope": dict(job.envelope.__dict__),
+            "judgement": _freeze(job.verdict),
+        }
+        raw = job.message.raw[: job.message.headers.body_start] if headers_only else job.message.raw
+        parked.park(job.id, raw=raw, headers_only=headers_only, meta=meta)
+
+    def _release(self, job: _Job, decision: Decision) -> None:
+        """Ends the lease of a message that stays in Postfix's queue."""
+        ledger, _ = self._stores()
+        ledger.release(job.id, job.claim.fence, cannot_take=decision.rule == "app-cannot-take")
+
+    def _finish(self, job: _Job, decision: Decision) -> None:
+        """Records the end. What the sink or the disk has is acknowledged even where the record fails: a deferral now would
+
+        make Postfix bring it again, and the app get it twice.
+        """
+        ledger, _ = self._stores()
+        try:
+            ledger.finish(job.id, job.claim.fence, outcome=_freeze(decision), now=self.now(), prune=_PRUNE_A_RUN,
+                          keep=KEEP_ROWS)  # fmt: skip
+        except StoreError as error:
+            if decision.action == "reject":
+                raise
+            self._log(job, rule=error.rule, detail=f"has it, but the ledger could not be told: {error}")
+
+    def _best_effort(self, job: _Job, deadline: float) -> None:
+        """The route's other sinks: one try each; what they do not take is logged and lost to them."""
+        route = self.settings.route(job.verdict.route)
+        for name in route.deliver[1:] if route is not None else ():
+            outcome = self._deliver(job, name, deadline)
+            if outcome.kind != "delivered":
+                self._log(job, sink=name, outcome=outcome.kind, detail=outcome.detail)
+
+    def _log(self, job: _Job, **fields: str) -> None:
+        log.write(log.line(job.envelope.queue_id, id=job.id, **fields), log.destination(self.settings), error=True)
+
+    def release(self, id_: str, *, route: str = "", deadline: float) -> Receipt:
+        """Hands a parked message to its route's first sink (or to `route`'s), under its id, without deciding again.
+
+        The copy is dropped only once the sink has it. Raises StoreError where there is no such entry or only its head was kept.
+        """
+        _, parked = self._stores()
+        with parked.lock(id_):
+            entry, raw = parked.load(id_)
+            if entry.headers_only:
+                raise StoreError(f"{id_}: only the head was kept (rule {entry.rule}); it cannot be released")
+            meta = entry.meta
+            verdict = _thaw(meta["judgement"]).replace(action="accept", rule="accepted")
+            verdict = verdict.replace(route=route or verdict.route)
+            claim = Claim(state="claimed", attempts=1, first_seen=meta["first_seen"])
+            envelope = Envelope(**meta["envelope"])
+            message = parse(raw, self.settings.parser)
+            job = _Job(id_, claim, envelope, message, policy.Facts(now=self.now()), verdict)
+            if self.settings.route(verdict.route) is None:
+                raise StoreError(f"{id_}: no route {verdict.route!r} is configured now: name one with --route")
+            sink, decision = self._hand_over(job, deadline)
+            if decision.action == "accept":
+                parked.drop(id_)
+            return Receipt(decision=decision, id=id_, sink=sink, attempt=1)
+
+
+class _Job:
+    """One claimed message on its way: what every step needs."""
+
+    def __init__(
+        self, id_: str, claim: Claim, envelope: Envelope, message: Message, facts: policy.Facts, verdict: Decision
+    ) -> None:
+        self.id, self.claim, self.envelope = id_, claim, envelope
+        self.message, self.facts, self.verdict = message, facts, verdict
+
+
+def _freeze(decision: Decision) -> str:
+    """JSON of a decision without its trace: what the ledger keeps."""
+    plain: dict[str, Any] = dict(decision.__dict__)
+    del plain["trace"]
+    plain["key"] = decision.key and decision.key.__dict__
+    plain["thread"] = decision.thread and decision.thread.__dict__
+    plain["findings"] = [finding.__dict__ for finding in decision.findings]
+    return json.dumps(plain, separators=(",", ":"))
+
+
+def _thaw(text: str) -> Decision:
+    """The decision that `_freeze` wrote; StoreError where the ledger holds something else."""
+    try:
+        plain = json.loads(text)
+        if plain["key"]:
+            plain["key"] = Key(**{**plain["key"], "options": tuple(plain["key"]["options"])})
+        plain["thread"] = plain["thread"] and Thread(**plain["thread"])
+        plain["findings"] = tuple(Finding(**finding) for finding in plain["findings"])
+        return Decision(**plain)
+    except (ValueError, TypeError, KeyError) as error:
+        raise StoreError(f"the ledger holds no decision: {type(error).__name__}") from error

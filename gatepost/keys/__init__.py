@@ -1,0 +1,11 @@
+"""Signed keys: what stands in a route's address, minted by the app and checked with a secret, no database. All pure.
+
+The map: `signed` is the format (mint, verify, owner, subject as text); `keyring` judges a key for a route (rotation, former
+domains, revocation); `reply_ids` are the Message-IDs that carry a key; `outgoing` is what a new mail needs (address, Reply-To,
+Message-ID); `base32` and `mac` are the two primitives, here because the standard library's cost start-up time.
+
+Promises: the format of docs/keys.md, byte for byte; importing this file imports nothing.
+Never: reads a file, a clock or a source of randomness: they are arguments.
+"""
+
+__all__ = ["base32", "keyring", "mac", "outgoing", "reply_ids", "signed"]

@@ -1,0 +1,72 @@
+"""A route's keys: is this one live, and whom does it name. Rotation, former domains and revocation come together here.
+
+Promises: unknown, forged, expired and revoked keys cost what a live one costs: every tag, one revocation line, and one pass
+over the whole of the revoked: file, wherever in it the line stands.
+Never: reads that file (its content is an argument); says in a public text which of the four a key is.
+"""
+
+from __future__ import annotations
+
+from gatepost.keys.mac import hmac_sha256
+from gatepost.keys.signed import Verdict, subject_text, today, verify
+from gatepost.value import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Literal
+
+    from gatepost.settings import KeySettings
+
+__all__ = ["KeyVerdict", "check", "revocation_line"]
+
+#: Stands in for the secret where a route has none, so that the work stays the same.
+_NO_SECRET = bytes(32)
+
+
+class KeyVerdict(Value):
+    """What a key is to a route. `subject` is text for people and JSON, "" where no secret vouches for the key.
+
+    `signed` has the rest: expiry, owner, the secret it verified under.
+    """
+
+    result: Literal["live", "unknown", "forged", "expired", "revoked"]
+    subject: str
+    signed: Verdict
+
+
+def check(keys: KeySettings, key: str, domain: str, *, now: float, revoked: bytes = b"") -> KeyVerdict:
+    """Judge a key (lower case) that came to an address in this domain at `now` (seconds since 1970-01-01 UTC).
+
+    `revoked` is the content of the route's revoked: file: a line of 64 hex digits for each revoked key, `#` before a comment.
+    A key both expired and revoked is "revoked": somebody meant that. Never raises on any key.
+    """
+    signed = verify(key, secrets=keys.secrets, key_id=keys.key_id, domains=(domain, *keys.former_domains), today=today(now))
+    secret = signed.secret or (keys.secrets[-1] if keys.secrets else _NO_SECRET)
+    named = _names(revoked, revocation_line(secret, keys.key_id, key))
+    result = "revoked" if named and signed.secret else signed.result
+    return KeyVerdict(result=result, subject=subject_text(signed.subject) if signed.secret else "", signed=signed)
+
+
+def revocation_line(secret: bytes, key_id: str, key: str) -> str:
+    """The line, without its line end, that revokes a key: 64 hex digits that do not give the key away.
+
+    `secret` is the one the key verified under (`Verdict.secret`); `key` is in lower case.
+    """
+    message = f"gatepost revoked 1\0{key_id}\0{key}".encode("utf-8", "surrogatepass")
+    return hmac_sha256(secret, message).hex()
+
+
+def _names(revoked: bytes, line: str) -> bool:
+    """Whether the file's content has this line, and not behind a `#`.
+
+    The loop is over the places where the line stands, seldom one, and goes on to the end: 100,000 lines cost a millisecond,
+    wherever it stands. Digits in capitals count: a person may have typed it. In doubt (other text beside it) it is revoked.
+    """
+    named = False
+    for spelling in (line.encode("ascii"), line.upper().encode("ascii")):
+        at = revoked.find(spelling)
+        while at >= 0:
+            line_start = revoked.rfind(b"\n", 0, at) + 1
+            named |= b"#" not in revoked[line_start:at]
+            at = revoked.find(spelling, at + len(spelling))
+    return named

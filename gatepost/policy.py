@@ -1,0 +1,329 @@
+"""The one place that chooses: what becomes of a message for one recipient.
+
+Promises: an explicit ordered tuple of rules (`ORDER`), each a small function that answers only "does it apply?"; the first that
+applies decides; the trace says of every rule whether it applied and on what evidence. Pure: the clock and the revoked keys
+are arguments, so that any decision can be replayed.
+Never: does I/O, raises for a message's content, or lets a header decide what the envelope says.
+"""
+
+from __future__ import annotations
+
+from gatepost.decision import RULES, Decision, Finding, Key, Step, Thread, rule_decision
+from gatepost.keys.keyring import check
+from gatepost.keys.reply_ids import key_of
+from gatepost.keys.signed import day_text, owner_matches
+from gatepost.mail.address import compile_pattern
+from gatepost.mail.recipient import NEVER_A_KEY, is_role, recipient
+from gatepost.screening import automatic, bounces, loops
+from gatepost.screening.passage import passage
+from gatepost.settings import Screening
+from gatepost.value import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Final, Literal
+
+    from gatepost.decision import Action, Envelope
+    from gatepost.keys.keyring import KeyVerdict
+    from gatepost.mail.message import Message
+    from gatepost.mail.recipient import Recipient
+    from gatepost.settings import Route, ScreeningAction, Settings
+
+    Verified = Literal["yes", "no", "unknown"]
+    #: A rule's answer: the action it decides and why, or None and why it does not apply.
+    Answer = tuple[Action | None, str]
+
+__all__ = ["ORDER", "Facts", "after_handover", "behind_queue", "decide", "keeps_headers_only", "parked_kind", "route_for"]
+
+
+class Facts(Value):
+    """What only the world outside knows: Unix time in seconds, the route's revoked: file as it stands, who the sender is.
+
+    `mail_from_verified`: SPF passed for the MAIL FROM domain itself, by a verdict that we may believe.
+    """
+
+    now: float
+    revoked: bytes = b""
+    sender_verified: Verified = "unknown"
+    mail_from_verified: bool = False
+
+
+class _Case:
+    """What the rules ask about: one message for one recipient, with everything read once."""
+
+    def __init__(self, envelope: Envelope, message: Message, settings: Settings, facts: Facts) -> None:
+        self.envelope, self.message, self.settings, self.facts = envelope, message, settings, facts
+        self.recipient = recipient(envelope.recipient)
+        self.route, self.key_text = route_for(self.recipient, settings)
+        self.thread, self.thread_key = self._find_thread()
+        self.verdict = self._check_key()
+        hops = passage(envelope, message, settings.trusted, settings.parser.received)
+        self.findings = (
+            *loops.find(envelope, message, hops, minted=self._minted, limit=settings.parser.received),
+            *bounces.find(envelope, message),
+            *automatic.find(message),
+        )
+
+    def _check_key(self) -> KeyVerdict | None:
+        if self.route is None or self.route.keys is None or self.key_text is None:
+            return None
+        return check(self.route.keys, self.key_text, self.recipient.domain, now=self.facts.now, revoked=self.facts.revoked)
+
+    def _find_thread(self) -> tuple[Thread | None, str]:
+        """The newest Message-ID of ours that this message answers and whose key lives, and that key."""
+        keys = self.route.keys if self.route is not None else None
+        if keys is None:
+            return None, ""
+        parents = [("In-Reply-To", each) for each in reversed(self.message.in_reply_to)]
+        parents += [("References", each) for each in reversed(self.message.references)]
+        tried = set()
+        for found_in, message_id in parents:
+            named = key_of(message_id)
+            if named is None or named in tried:
+                continue
+            tried.add(named)
+            key, domain = named
+            verdict = check(keys, key, domain, now=self.facts.now, revoked=self.facts.revoked)
+            if verdict.result == "live":
+                return Thread(found_in=found_in, parent_message_id=message_id), key
+        return None, ""
+
+    def _minted(self, message_id: str) -> bool:
+        """Does this Message-ID carry a key that any of our routes made? An expired one is still ours."""
+        named = key_of(message_id)
+        if named is None:
+            return False
+        key, domain = named
+        return any(
+            check(route.keys, key, domain, now=self.facts.now, revoked=b"").result in ("live", "expired")
+            for route in self.settings.routes
+            if route.keys is not None
+        )
+
+    def key(self) -> Key | None:
+        """The key as the app gets it: from the recipient, or for a dedicated address from the thread."""
+        verdict = self.verdict
+        raw = self.key_text or ""
+        if verdict is None and self.thread is not None and self.route is not None and self.route.keys is not None:
+            raw = self.thread_key
+            domain = self.thread.parent_message_id.rstrip(">").rpartition("@")[2]
+            verdict = check(self.route.keys, raw, domain, now=self.facts.now, revoked=self.facts.revoked)
+        return Key(raw=raw, subject=verdict.subject) if verdict is not None and verdict.result == "live" else None
+
+
+def route_for(to: Recipient, settings: Settings) -> tuple[Route | None, str | None]:
+    """The route whose address takes this recipient, and the key's text in lower case.
+
+    (None, None): no route. (route, None): a dedicated address. (route, ""): something that can be no key stands there.
+    """
+    if to.local.lower() in NEVER_A_KEY:
+        return None, None
+    for route in settings.routes:
+        match = compile_pattern(route.address).match(to)
+        if match is not None:
+            if match.dedicated:
+                return route, None
+            return route, match.key if match.well_formed else ""
+    return None, None
+
+
+# The rules. Each answers for itself only; `_Case` has what they ask about.
+
+
+def _role_address(case: _Case) -> Answer:
+    if is_role(case.recipient):
+        return "park", f"{case.recipient.local.lower()}@ is exempt from every rule (RFC 2142)"
+    return None, "not postmaster@ or abuse@"
+
+
+def _no_route(case: _Case) -> Answer:
+    if case.route is None:
+        return "reject", "no route's address takes this recipient"
+    return None, f"route {case.route.name}"
+
+
+def _key_rule(result: str, evidence: Callable[[KeyVerdict], str]) -> Callable[[_Case], Answer]:
+    def rule(case: _Case) -> Answer:
+        if case.verdict is None:
+            return None, "the address has no key"
+        if case.verdict.result == result:
+            return "reject", evidence(case.verdict)
+        return None, f"the key is {case.verdict.result}"
+
+    return rule
+
+
+def _expiry(verdict: KeyVerdict) -> str:
+    days = verdict.signed.expires
+    return "its last day has passed" if days is None else f"its last day was {day_text(days)}"
+
+
+def _screened(case: _Case, family: str, slugs: tuple[str, ...] = (), but: tuple[str, ...] = ()) -> Answer:
+    found = [f for f in case.findings if f.family == family and (not slugs or f.slug in slugs) and f.slug not in but]
+    if not found:
+        return None, "nothing found"
+    evidence = "; ".join(f"{f.slug} ({f.evidence})" for f in found)
+    screening = case.route.screening if case.route is not None else Screening()
+    action: ScreeningAction = getattr(screening, family)
+    if action == "accept":
+        return None, f"accepted by screening.{family}: {evidence}"
+    return action, evidence
+
+
+def _loop(case: _Case) -> Answer:
+    return _screened(case, "loops")
+
+
+def _bounce(case: _Case) -> Answer:
+    return _screened(case, "bounces", but=(bounces.NULL_SENDER,))
+
+
+def _automatic(case: _Case) -> Answer:
+    return _screened(case, "automatic")
+
+
+def _null_sender(case: _Case) -> Answer:
+    return _screened(case, "bounces", slugs=(bounces.NULL_SENDER,))
+
+
+def _must_match(case: _Case) -> str:
+    """Why the sender is not the key's owner, "" where the route does not ask or the key has no owner."""
+    route, verdict = case.route, case.verdict
+    if route is None or route.keys is None or not route.must_match or verdict is None or not verdict.signed.owner:
+        return ""
+    people = case.message.from_.list
+    if len(people) != 1 or not owner_matches(verdict.signed, people[0].address, route.keys.key_id):
+        return "sender-mismatch"
+    return "" if case.facts.sender_verified == "yes" else "sender-unverified"
+
+
+def _sender_rule(slug: str, evidence: str) -> Callable[[_Case], Answer]:
+    def rule(case: _Case) -> Answer:
+        if _must_match(case) != slug or case.route is None:
+            return None, "must-match asks nothing here" if not _must_match(case) else "another must-match rule applies"
+        if case.route.must_match == "flag":
+            return None, f"flagged by sender.must-match: {evidence}"
+        return ("park" if case.route.must_match == "park" else "reject"), evidence
+
+    return rule
+
+
+def _accepted(_case: _Case) -> Answer:
+    return "accept", "no rule before applied"
+
+
+#: What runs, and why in this order. People's role addresses come before everything. Then what is wrong with the recipient:
+#: it costs least and says least. A loop is stopped before its kind is asked. A report is a bounce even if it calls itself
+#: auto-replied; a vacation reply is automatic even though its reverse-path is null; then the null reverse-path alone. The
+#: sender is asked last, of a message that everything else would let pass.
+ORDER: Final[tuple[tuple[str, Callable[[_Case], Answer]], ...]] = (
+    ("role-address", _role_address),
+    ("no-route", _no_route),
+    ("key-unknown", _key_rule("unknown", lambda _: "it has not the form of a signed key")),
+    ("key-forged", _key_rule("forged", lambda _: "no secret of this route made it, for this domain")),
+    ("key-expired", _key_rule("expired", _expiry)),
+    ("key-revoked", _key_rule("revoked", lambda _: "the route's revoked: file names it")),
+    ("loop", _loop),
+    ("bounce", _bounce),
+    ("automatic", _automatic),
+    ("null-sender", _null_sender),
+    ("sender-mismatch", _sender_rule("sender-mismatch", "From is not one address that owns the key")),
+    ("sender-unverified", _sender_rule("sender-unverified", "From owns the key, but nobody authenticated it")),
+    ("accepted", _accepted),
+)
+
+
+def decide(envelope: Envelope, message: Message, settings: Settings, facts: Facts) -> Decision:
+    """The verdict on this message for this recipient, with its trace. Total: every message gets one."""
+    case = _Case(envelope, message, settings, facts)
+    action: Action = "accept"
+    decided = detail = ""
+    trace = []
+    for slug, rule in ORDER:
+        if decided:
+            trace.append(Step(rule=slug, applied=False, evidence=f"not asked: {decided} decided"))
+            continue
+        answer, evidence = rule(case)
+        trace.append(Step(rule=slug, applied=answer is not None, evidence=evidence))
+        if answer is not None:
+            action, decided, detail = answer, slug, evidence
+    return rule_decision(action, decided, detail=detail, route=case.route.name if case.route else "").replace(
+        key=case.key(),
+        thread=case.thread,
+        findings=case.findings + _flagged(case),
+        trace=tuple(trace),
+    )
+
+
+def _flagged(case: _Case) -> tuple[Finding, ...]:
+    """What the app is told beside the findings: a must-match that only flags, and what the parser noticed."""
+    found = [Finding(slug=flag, family="parser", evidence="noticed while reading the head") for flag in case.message.flags]
+    slug = _must_match(case)
+    if slug and case.route is not None and case.route.must_match == "flag":
+        found.append(Finding(slug=slug, family="sender", evidence=RULES[slug].meaning))
+    return tuple(found)
+
+
+#: Machines get no answer, whatever after_queue says (RFC 3834 2; a bounce to a bounce is a loop).
+_NEVER_ANSWERED: Final = ("loop", "bounce", "automatic", "null-sender")
+#: A refused key says little about its message, and a guesser must not fill the disk.
+_HEADERS_ONLY: Final = ("key-unknown", "key-forged", "key-expired", "key-revoked")
+
+
+def behind_queue(decision: Decision, settings: Settings, facts: Facts, envelope: Envelope) -> Decision:
+    """What a refusal becomes behind the queue, where it would be a bounce (design: "Refuse early, or refuse nobody").
+
+    Only a reject changes: to a discard for what a machine sent; otherwise as `after_queue` says, where bounce-verified stays a
+    reject only if SPF passed for the MAIL FROM domain itself and MAIL FROM is not null.
+    """
+    if decision.action != "reject":
+        return decision
+    machine = decision.rule in _NEVER_ANSWERED
+    how = settings.after_queue
+    if how == "bounce-verified":
+        how = "bounce" if facts.mail_from_verified else "discard" if machine else "park"
+    if how != "bounce":
+        return decision.replace(action=how)
+    if machine:
+        return decision.replace(action="discard")
+    # RFC 5321 4.5.5: nothing can be sent to the null reverse-path.
+    return decision if envelope.sender not in ("", "<>") else decision.replace(action="park")
+
+
+def keeps_headers_only(rule: str) -> bool:
+    """Is a message parked under this rule parked without its body?"""
+    return rule in _HEADERS_ONLY
+
+
+def parked_kind(rule: str) -> Literal["refused", "screened", "kept"]:
+    """Which parked mail is dropped first at the cap: what was refused, then what was screened out; the rest is kept.
+
+    What was accepted and could not be handed over, and mail for postmaster@ or abuse@, is never dropped by itself.
+    """
+    if rule in _HEADERS_ONLY or rule in ("no-route", "app-refused"):
+        return "refused"
+    return "kept" if rule in ("gave-up", "app-cannot-take", "role-address") else "screened"
+
+
+#: How often a sink may say that it cannot take a message before the message is parked for a person.
+CANNOT_TAKE_TRIES: Final = 3
+
+
+def after_handover(kind: str, *, detail: str, text: str, cannot_take: int, first_seen: float, settings: Settings,
+                   now: float) -> Decision:  # fmt: skip
+    """The decision that a sink's answer makes of an accepted message.
+
+    `cannot_take`: how often a sink has said so, this time included. `first_seen` and `now`: Unix seconds.
+    """
+    if kind == "delivered":
+        return rule_decision("accept", "accepted", detail=detail)
+    if kind == "refused":
+        refusal = rule_decision("reject", "app-refused", detail=detail)
+        return refusal.replace(text=text or refusal.text)
+    if kind == "cannot-take" and cannot_take >= CANNOT_TAKE_TRIES:
+        return rule_decision("park", "app-cannot-take", detail=detail)
+    if now - first_seen > settings.timing.give_up_after:
+        return rule_decision("park", "gave-up", detail=detail)
+    rules = {"cannot-take": "app-cannot-take", "misconfigured": "app-misconfigured"}
+    return rule_decision("defer", rules.get(kind, "app-unavailable"), detail=detail)

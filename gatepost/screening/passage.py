@@ -1,0 +1,42 @@
+"""Which Received fields this host wrote while the message came in, and by what names it calls itself there.
+
+Promises: our host's name is read from the Received field that carries the envelope's queue ID, which a sender cannot know
+beforehand; the configured `trusted` names are ours as well.
+Never: trusts a Received field below the first that a stranger's host wrote.
+"""
+
+from __future__ import annotations
+
+from gatepost.mail.received import received
+from gatepost.value import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from gatepost.decision import Envelope
+    from gatepost.mail.message import Message
+    from gatepost.mail.received import Received
+
+__all__ = ["Passage", "passage"]
+
+#: A content filter on the same host writes one of these between two Received fields of ours.
+_LOCALHOST = ("localhost", "localhost.localdomain")
+
+
+class Passage(Value):
+    """`hosts`: our names, lower case. `own`: how many Received fields, from the top, this passage wrote. `fields`: all."""
+
+    hosts: tuple[str, ...]
+    own: int
+    fields: tuple[Received, ...]
+
+
+def passage(envelope: Envelope, message: Message, trusted: tuple[str, ...], limit: int) -> Passage:
+    """Reads at most `limit` + 1 Received fields (RFC 5321 4.4), newest first as they stand."""
+    fields = tuple(received(field.value) for field in message.headers.all("received")[: limit + 1])
+    hosts = list(trusted)
+    if fields and envelope.queue_id and fields[0].id == envelope.queue_id and fields[0].by not in hosts:
+        hosts.append(fields[0].by)
+    own = 0
+    while own < len(fields) and (fields[own].by in hosts or (own and fields[own].by in _LOCALHOST)):
+        own += 1
+    return Passage(hosts=tuple(hosts), own=own, fields=fields)

@@ -1,0 +1,37 @@
+"""Where an accepted message goes: one module a kind of sink, each loaded only when a message needs it.
+
+The map: `delivery` (what a sink is given, what it answers), `envelope_json` (the webhook's body), `head_fields` (the fields put
+in front of a message), `post` (one HTTP request under one deadline), `webhook`, `maildir`.
+
+Promises: `deliver` ends by its deadline and answers with an `Outcome`; only "delivered" lets a door acknowledge the message.
+Never: raises for anything that the other side does or fails to do; retries; keeps anything between two calls.
+"""
+
+from __future__ import annotations
+
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gatepost.settings import Sink
+    from gatepost.sinks.delivery import Delivery, Outcome
+
+__all__ = ["deliver"]
+
+
+def deliver(sink: Sink, delivery: Delivery, *, deadline: float, now: Callable[[], float] = time.time) -> Outcome:
+    """Hands one message to one sink, once.
+
+    `deadline`: time.monotonic() seconds by which it has ended (a disk that hangs is beyond it: only the webhook is bounded).
+    `now`: Unix seconds, for the signature's timestamp. What is not the other side's doing (MemoryError, a bug) passes
+    through; the door defers.
+    """
+    if sink.kind == "maildir":
+        from gatepost.sinks import maildir
+
+        return maildir.deliver(sink, delivery, deadline=deadline, now=now)
+    from gatepost.sinks import webhook
+
+    return webhook.deliver(sink, delivery, deadline=deadline, now=now)

@@ -1,0 +1,166 @@
+"""The Postfix fragments in postfix/, filled in from a configuration: the one source for a person, the demo and the roles.
+
+Promises: the same settings give the same text; every value that is put in is checked first, so that none can add a line, an
+argument or a macro to a Postfix file; a name left unfilled is an error and not a line that Postfix would misread.
+Never: reads or changes a Postfix that is installed; runs anything.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import sysconfig
+from math import ceil
+from pathlib import Path
+
+from gatepost.decision import RULES
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
+    from gatepost.settings import Settings
+
+__all__ = ["FRAGMENTS", "recipient_pattern", "render", "template_folder"]
+
+#: The files of postfix/, in the order in which a person reads them.
+FRAGMENTS: Final = ("main.cf", "master.cf", "recipients.regexp", "aliases.regexp", "status.regexp")
+
+#: The transport's name in master.cf, and so in the log: status=sent (delivered via gatepost service ...).
+_SERVICE: Final = "gatepost"
+#: Seconds that Postfix waits longer than the script's own deadline: to start a Python on a busy host, and to end one.
+_TIME_LIMIT_MARGIN: Final = 30
+#: Seconds between give_up_after and the end of a queue entry: time for a run at maximal_backoff_time, and for a person.
+_QUEUE_LIFETIME_MARGIN: Final = 86_400
+#: Postfix's defaults in seconds, below which the fragment does not go.
+_QUEUE_LIFETIME: Final = 5 * 86_400
+_MINIMAL_BACKOFF: Final = 300
+_MAXIMAL_BACKOFF: Final = 4_000
+#: Seconds by which the first retry comes after the lease.
+_BACKOFF_MARGIN: Final = 60
+
+_PLACEHOLDER = re.compile(r"@([A-Z_]+)@")
+_KEY = re.compile(r"%\{key\}|%s")
+#: What POSIX extended expressions give a meaning, and the table's own delimiter.
+_SPECIAL = re.compile(r"([.\[\]{}()\\*+?|^$/])")
+
+#: What a value may be made of. Postfix splits at white space and commas, and expands $ and {.
+_PATH = re.compile(r"/[^\s\x00-\x1f\x7f${},\"']*")
+_NAME = re.compile(r"[a-z_][a-z0-9_-]*")
+_HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?")
+_ADDRESS = re.compile(r"[A-Za-z0-9!#%&'*+/=?^_`|~.-]+@[A-Za-z0-9.-]+")
+
+
+def template_folder() -> Path:
+    """Where the fragments lie: postfix/ of a checkout, or share/gatepost/postfix of the environment that holds the package.
+
+    Raises FileNotFoundError, with every folder it looked in, where there are none.
+    """
+    root = Path(__file__).resolve().parent.parent
+    prefixes = [Path(sysconfig.get_path("data")), Path(sys.prefix), *root.parents[2:3], root]
+    folders = [root / "postfix", *(prefix / "share" / "gatepost" / "postfix" for prefix in dict.fromkeys(prefixes))]
+    for folder in folders:
+        if all((folder / name).is_file() for name in FRAGMENTS):
+            return folder
+    raise FileNotFoundError(f"the Postfix fragments are in none of {', '.join(map(str, folders))}: install gatepost again")
+
+
+def recipient_pattern(address: str) -> str:
+    """A route's address as an anchored POSIX extended expression, without delimiters; `%{key}` and `%s` as `[^@]+`.
+
+    `Reply+%{key}@in.example.com` gives `^reply\\+[^@]+@in\\.example\\.com$`; regexp tables ignore case. Postfix looks up the
+    local part unquoted, so a local part that is configured with quotes loses them here. ValueError for what is no address.
+    """
+    local, at, domain = address.rpartition("@")
+    if not at or not local or not _HOST.fullmatch(domain):
+        raise ValueError(f"{address!r} is not a route's address (local part, @, domain)")
+    if len(local) > 1 and local[0] == local[-1] == '"':
+        local = re.sub(r"\\(.)", r"\1", local[1:-1])
+    if not local.isprintable() or "@" in local:
+        raise ValueError(f"{address!r}: the local part may hold neither @ nor control characters")
+    return "^" + "[^@]+".join(map(_literal, _KEY.split(local.lower()))) + "@" + _literal(domain.lower()) + "$"
+
+
+def render(settings: Settings, *, python: str, pipe_script: str, config: str, person: str, host: str, folder: str,
+           user: str = "gatepost") -> dict[str, str]:
+    """The fragments filled in: file name -> text, in the order of `FRAGMENTS`.
+
+    `python`, `pipe_script`, `config` are absolute paths that `user` can reach; `person` is the address that has mail for
+    postmaster and abuse; `host` is Postfix's myhostname; `folder` is the absolute path where the three maps will lie.
+    Raises ValueError for a value that Postfix would take apart (white space, quotes, `$`, braces, commas), with its name,
+    and FileNotFoundError without the fragments.
+    """
+    _check(_PATH, python=python, pipe_script=pipe_script, config=config, folder=folder)
+    _check(_ADDRESS, person=person)
+    _check(_HOST, host=host)
+    _check(_NAME, user=user)
+    if user in {"root", "postfix"}:
+        raise ValueError(f"user: pipe(8) runs no command as {user}")
+    domains = tuple(dict.fromkeys(route.address.rpartition("@")[2].lower() for route in settings.routes))
+    if not domains:
+        raise ValueError("the configuration has no routes: there is nothing to wire")
+    timing = settings.timing
+    backoff = max(_MINIMAL_BACKOFF, ceil(timing.lease) + _BACKOFF_MARGIN)
+    values = {
+        "SERVICE": _SERVICE,
+        "DOMAINS": ", ".join(domains),
+        "FOLDER": folder.rstrip("/"),
+        "RECIPIENTS": "\n".join(dict.fromkeys(_recipient_line(route.address) for route in settings.routes)),
+        "PERSON": person,
+        "ROLE_DOMAINS": "|".join(map(_literal, dict.fromkeys((*domains, host.lower())))),
+        "HOST_MAIL": _host_mail(host.lower(), domains, person),
+        "REFUSALS": "|".join(_refusals()),
+        "USER": user,
+        "PYTHON": python,
+        "PIPE_SCRIPT": pipe_script,
+        "CONFIG": config,
+        "DEADLINE": f"{timing.deadline:g}",
+        "TIME_LIMIT": str(ceil(timing.deadline) + _TIME_LIMIT_MARGIN),
+        "LEASE": f"{timing.lease:g}",
+        "BACKOFF": str(backoff),
+        "MAX_BACKOFF": str(max(_MAXIMAL_BACKOFF, backoff)),
+        "GIVE_UP_AFTER": f"{timing.give_up_after:.10g}",
+        "QUEUE_LIFETIME": str(max(_QUEUE_LIFETIME, ceil(timing.give_up_after) + _QUEUE_LIFETIME_MARGIN)),
+    }
+    templates = template_folder()
+    return {name: _fill((templates / name).read_text(encoding="utf-8"), values) for name in FRAGMENTS}
+
+
+def _fill(template: str, values: dict[str, str]) -> str:
+    """The template with every @NAME@ replaced; KeyError for a name that has no value."""
+    return _PLACEHOLDER.sub(lambda found: values[found[1]], template)
+
+
+def _literal(text: str) -> str:
+    """Text as an expression that matches nothing else."""
+    return _SPECIAL.sub(r"\\\1", text)
+
+
+def _recipient_line(address: str) -> str:
+    return f"/{recipient_pattern(address)}/  OK"
+
+
+def _host_mail(host: str, domains: tuple[str, ...], person: str) -> str:
+    """The line for mail to this host's own name; none where that name is a route's domain, whose addresses are the routes'."""
+    if host in domains:
+        return f"# (none: {host} is a route's domain)"
+    return f"/^[^@]+@{_literal(host)}$/  {person}"
+
+
+def _refusals() -> list[str]:
+    """The codes of the rules that may refuse, as expressions without the leading `5.`: RFC 3463 subject and detail."""
+    return sorted({_literal(rule.status[2:]) for rule in RULES.values() if rule.status.startswith("5.")})
+
+
+def _check(form: re.Pattern[str], **values: str) -> None:
+    for name, value in values.items():
+        if not form.fullmatch(value):
+            raise ValueError(f"{name}: {value!r} cannot stand in a Postfix file (wanted: {_WANTED[form]})")
+
+
+_WANTED: Final = {
+    _PATH: "an absolute path without white space, quotes, commas, $ or braces",
+    _NAME: "the name of a system user",
+    _HOST: "a host name",
+    _ADDRESS: "one mail address, no quoted local part",
+}

@@ -1,0 +1,133 @@
+"""The house keeps its shape: who may import whom, what a pure module never touches, what the pipe script never pays for."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+#: Each room, and the rooms it may import (itself always). A room is a package or a module of gatepost/.
+MAY_IMPORT = {
+    "value": set(),
+    "errors": {"value"},
+    "decision": {"value"},
+    "settings": {"value"},
+    "mail": {"value", "settings"},
+    "keys": {"value", "settings"},
+    "screening": {"value", "settings", "decision", "mail"},
+    "policy": {"value", "settings", "decision", "mail", "keys", "screening"},
+    "log": {"settings"},
+    "stores": {"value", "errors", "settings", "keys"},
+    "sinks": {"value", "settings", "decision", "mail", "keys"},
+    "gateway": {"value", "errors", "settings", "decision", "mail", "screening", "policy", "log", "stores", "sinks"},
+    "config": {"value", "errors", "settings", "mail"},
+    "wiring": {"settings", "decision"},
+    "receiver": {"value", "keys"},
+    "cli": None,  # all
+}
+DOOR_MAY_IMPORT = {"gateway", "config", "decision", "errors", "log", "mail", "settings"}
+PURE = ("value", "errors", "decision", "settings", "mail", "keys", "screening", "policy")
+IMPURE_MODULES = {"socket", "subprocess", "sqlite3", "urllib", "http", "ssl", "asyncio", "threading", "shutil", "tempfile"}
+IMPURE_NAMES = {("os", "environ"), ("os", "getenv"), ("os", "open"), ("time", "time"), ("datetime", "now")}
+#: What the pipe script must not import for an ordinary message: each costs milliseconds of every message
+#: (docs/decisions/0001-start-up-is-the-cost.md).
+PUT_OFF = {"dataclasses", "typing", "inspect", "argparse", "pathlib", "logging", "tempfile", "yaml", "email_validator", "idna",
+           "asyncio", "importlib.metadata", "difflib", "uuid", "shutil", "subprocess", "threading"}  # fmt: skip
+
+
+def room_of(path: Path) -> str:
+    """The room a file of gatepost/ belongs to."""
+    return path.relative_to(ROOT / "gatepost").parts[0].removesuffix(".py")
+
+
+def python_files(folder: str) -> list[Path]:
+    """Every Python file below a folder of the project."""
+    return sorted((ROOT / folder).rglob("*.py"))
+
+
+def imported(path: Path) -> set[str]:
+    """Every module that a file imports anywhere, type-checking blocks and functions included."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def rooms_imported(path: Path) -> set[str]:
+    """The rooms of gatepost/ that a file imports."""
+    parts = [name.split(".") for name in imported(path) if name.startswith("gatepost.")]
+    return {part[1] for part in parts} & set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize("path", python_files("gatepost"), ids=lambda p: str(p.relative_to(ROOT)))
+def test_each_room_imports_only_what_stands_below_it(path: Path) -> None:
+    """A room imports itself and the rooms that MAY_IMPORT gives it; a room that is not listed has no place yet."""
+    room = room_of(path)
+    if room == "__init__":
+        assert imported(path) == set(), "gatepost/__init__.py imports nothing"
+        return
+    allowed = MAY_IMPORT[room]
+    if allowed is not None:
+        assert rooms_imported(path) - {room} <= allowed
+
+
+@pytest.mark.parametrize("path", python_files("filter"), ids=lambda p: str(p.relative_to(ROOT)))
+def test_doors_import_the_gateway_and_never_each_other(path: Path) -> None:
+    """A door stands on the gateway, the configuration and the values."""
+    assert rooms_imported(path) <= DOOR_MAY_IMPORT
+    assert not any(name.startswith(("gatepost_milter", "gatepost_mailbox")) for name in imported(path))
+
+
+@pytest.mark.parametrize("path", [p for room in PURE for p in python_files("gatepost") if room_of(p) == room],
+                         ids=lambda p: str(p.relative_to(ROOT)))  # fmt: skip
+def test_the_core_does_no_io(path: Path) -> None:
+    """Deciding takes bytes, clock and secrets as arguments: no socket, process, database, environment or clock."""
+    assert not {name.split(".")[0] for name in imported(path)} & IMPURE_MODULES
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            assert (node.value.id, node.attr) not in IMPURE_NAMES, f"{path.name}:{node.lineno}"
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id != "open", f"{path.name}:{node.lineno}"
+
+
+@pytest.mark.parametrize("path", python_files("gatepost") + python_files("filter"), ids=lambda p: str(p.relative_to(ROOT)))
+def test_each_file_opens_by_saying_what_it_is(path: Path) -> None:
+    """Every module has a docstring; one of more than a few lines of code also says what it promises and never does."""
+    tree = ast.parse(path.read_text())
+    docstring = ast.get_docstring(tree) or ""
+    assert docstring
+    if len(path.read_text().splitlines()) > 60 and "cli" not in path.parts:
+        assert "Promises:" in docstring
+        assert "Never:" in docstring
+
+
+@pytest.mark.parametrize("name", ["filter", "milter", "mailbox", "ansible"])
+def test_source_roots_hold_no_init(name: str) -> None:
+    """`milter/__init__.py` would break `import Milter`; the others would shadow a builtin or a package."""
+    assert not (ROOT / name / "__init__.py").exists()
+
+
+def test_no_vague_rooms() -> None:
+    """A name says what is inside."""
+    names = {path.stem for path in python_files("gatepost") + python_files("filter")}
+    assert not names & {"utils", "helpers", "manager", "common", "misc", "tools", "filter", "mime"}
+
+
+def test_the_pipe_script_puts_off_what_a_message_does_not_need() -> None:
+    """Importing everything that a message through a webhook's door needs, up to the sink, loads none of PUT_OFF."""
+    code = (
+        f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'filter')!r}]\n"
+        "import gatepost_filter.pipe, gatepost.gateway, gatepost.config, gatepost.mail.canonical, gatepost.log\n"
+        "import gatepost.sinks.maildir\n"
+        "print('\\n'.join(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert not set(done.stdout.split()) & PUT_OFF
