@@ -37,7 +37,10 @@ NOT_MINTABLE: list[tuple[str, dict[str, Any]]] = [
     ("day beyond two bytes", {"expires": 65_536}),
 ]
 #: Go has no null for these: below 0 and "" mean none there.
-NOT_MINTABLE_BUT_IN_GO: list[tuple[str, dict[str, Any]]] = [("day before day 0", {"expires": -1}), ("empty owner", {"owner": ""})]
+NOT_MINTABLE_BUT_IN_GO: list[tuple[str, dict[str, Any]]] = [
+    ("day before day 0", {"expires": -1}),
+    ("empty owner", {"owner": ""}),
+]
 
 
 def vectors() -> list[dict[str, Any]]:
@@ -80,7 +83,8 @@ def run_block(language: str, cases: list[dict[str, Any]], folder: Path) -> list[
     environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "LANG": "C.UTF-8", "GOCACHE": str(folder / "cache"),
                    "GO111MODULE": "off", "GOPROXY": "off", "GOFLAGS": "-p=1"}
     lines = "".join(json.dumps(case) + "\n" for case in cases)
-    done = subprocess.run([program, *arguments], input=lines, capture_output=True, encoding="utf-8", env=environment, check=False)
+    done = subprocess.run([program, *arguments], input=lines, capture_output=True, encoding="utf-8", env=environment,
+                          check=False)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     return done.stdout.splitlines()
 
@@ -107,7 +111,7 @@ def test_the_page_has_vectors_of_every_form() -> None:
     """At least eight vectors, with and without expiry and owner, the shortest and the longest subject, and capitals."""
     rows = vectors()
     assert len(rows) >= 8
-    assert {(row["expires"] is None, row["owner"] is None) for row in rows} == {(a, b) for a in (True, False) for b in (True, False)}
+    assert len({(row["expires"] is None, row["owner"] is None) for row in rows}) == 4
     assert {1, 16} <= {len(row["subject"]) // 2 for row in rows}
     assert any(row["domain"] != row["domain"].lower() for row in rows)
     assert any(row["owner"] and not row["owner"].isascii() for row in rows)
@@ -148,13 +152,16 @@ def test_what_the_page_refuses_we_refuse(name: str, change: dict[str, Any]) -> N
     assert ours({**vectors()[0], **change}) == "refused", name
 
 
+NO_NUL = st.characters(codec="utf-8", exclude_characters="\0")
+
+
 @settings(max_examples=200, deadline=None)
 @given(
     secret=st.text(st.characters(codec="utf-8"), min_size=32, max_size=80),
     subject=st.binary(min_size=1, max_size=16),
     expires=st.none() | st.integers(0, 65_535),
-    owner=st.none() | st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=30).map(lambda t: t + "@É.org"),
-    key_id=st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=20),
+    owner=st.none() | st.text(NO_NUL, min_size=1, max_size=30).map(lambda local: local + "@É.org"),
+    key_id=st.text(NO_NUL, min_size=1, max_size=20),
 )
 def test_page_and_code_agree_on_anything(
     secret: str, subject: bytes, expires: int | None, owner: str | None, key_id: str,

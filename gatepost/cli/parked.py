@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import argparse
 
     from gatepost.settings import Settings
+    from gatepost.stores.parked import Entry
 
 __all__ = ["add_arguments", "run_drop", "run_list", "run_release", "run_show"]
 
@@ -61,7 +62,7 @@ def run_list(arguments: argparse.Namespace) -> int:
     entries = list(parked.list())
     if arguments.json:
         for entry in entries:
-            print(json.dumps(entry.facts()))
+            print(json.dumps(_facts(entry)))
         return 0
     for entry in entries:
         kept = "head only" if entry.headers_only else f"{entry.size} bytes"
@@ -79,9 +80,9 @@ def run_show(arguments: argparse.Namespace) -> int:
         sys.stdout.buffer.write(raw)
         return 0
     if arguments.json:
-        print(json.dumps({**entry.facts(), "raw": raw.decode("utf-8", "replace")}))
+        print(json.dumps({**_facts(entry), "raw": raw.decode("utf-8", "replace")}))
         return 0
-    for name, value in entry.facts().items():
+    for name, value in _facts(entry).items():
         print(f"{name + ':':<14} {_shown(str(value))}")
     print()
     for text in raw.decode("utf-8", "replace").splitlines():
@@ -119,6 +120,11 @@ def run_drop(arguments: argparse.Namespace) -> int:
             parked.drop(id_)
     print(json.dumps({"dropped": dropped}) if arguments.json else f"dropped {len(dropped)}")
     return 0
+
+
+def _facts(entry: Entry) -> dict[str, object]:
+    """What a person or a program is told of an entry: all but the gateway's own notes."""
+    return {name: value for name, value in entry.__dict__.items() if name != "meta"}
 
 
 def _chosen(parked: Parked, arguments: argparse.Namespace) -> list[str]:

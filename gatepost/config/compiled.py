@@ -132,9 +132,13 @@ def _keep(folder: str, key: bytes, built: Built) -> None:
             os.close(handle)
         os.rename(new, os.path.join(folder, COPY_NAME))
     except BaseException as fault:
-        try:
-            os.unlink(new)
-        except OSError:
-            pass
+        _remove(new)
         if not isinstance(fault, OSError):
             raise
+
+
+def _remove(name: str) -> None:
+    try:  # noqa: SIM105  # contextlib is start-up time
+        os.unlink(name)
+    except OSError:
+        pass

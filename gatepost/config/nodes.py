@@ -90,7 +90,7 @@ class List(Node):
     items: tuple[Node, ...]
 
 
-class _StopReading(Exception):
+class _StopReadingError(Exception):
     """Reading cannot go on; the problem has been told."""
 
 
@@ -101,7 +101,7 @@ def parse(data: bytes, notes: Notes) -> Node | None:
         return None
     try:
         return _root(text, notes)
-    except _StopReading:
+    except _StopReadingError:
         return None
     except yaml.MarkedYAMLError as fault:
         notes.problem(_mark(fault.problem_mark or fault.context_mark), _in_plain_words(fault, notes))
@@ -122,8 +122,9 @@ def _decoded(data: bytes, notes: Notes) -> str | None:
     odd = _ODD.finditer(text)
     for found, _ in zip(odd, range(_MAX_ODD), strict=False):
         last = found.end() - 1
-        name = "a tab at the front of a line: use spaces" if text[last] == "\t" else f"control character U+{ord(text[last]):04X}"
-        notes.problem(_place(text, last), name)
+        tab = text[last] == "\t"
+        what = "a tab at the front of a line: use spaces" if tab else f"control character U+{ord(text[last]):04X}"
+        notes.problem(_place(text, last), what)
     return None if notes.problems else text
 
 
@@ -153,12 +154,12 @@ def _root(text: str, notes: Notes) -> Node | None:
         place = _mark(event.start_mark)
         if isinstance(event, yaml.DocumentStartEvent) and root is not None:
             notes.problem(place, "a second document: only one is read, take the --- line away")
-            raise _StopReading
+            raise _StopReadingError
         if isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent):
             _refuse_properties(event, place, notes)
             if len(open_items) == _MAX_DEPTH:
                 notes.problem(place, f"nested deeper than {_MAX_DEPTH} levels")
-                raise _StopReading
+                raise _StopReadingError
             open_items.append(Item(place=place, named=isinstance(event, yaml.MappingStartEvent), children=[]))
             continue
         if isinstance(event, yaml.MappingEndEvent | yaml.SequenceEndEvent):
@@ -173,7 +174,7 @@ def _root(text: str, notes: Notes) -> Node | None:
         count += 1
         if count > _MAX_NODES:
             notes.problem(place, f"more than {_MAX_NODES:,} values: is it the right file?")
-            raise _StopReading
+            raise _StopReadingError
         if open_items:
             open_items[-1].children.append(node)
         else:

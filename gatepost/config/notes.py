@@ -18,11 +18,14 @@ if TYPE_CHECKING:
     class Place(Protocol):
         """Whatever has a position, counted from 1."""
 
-        line: int
-        column: int
+        @property
+        def line(self) -> int: ...
+
+        @property
+        def column(self) -> int: ...
 
 
-__all__ = ["MOST", "Notes", "in_order", "shown", "suggestion"]
+__all__ = ["MOST", "Notes", "in_order", "near", "shown", "suggestion"]
 
 #: Nobody reads more; a file of another kind would give thousands.
 MOST = 100
@@ -66,7 +69,13 @@ def shown(text: str) -> str:
     return '"' + repr('"' + cut)[2:-1] + '"'
 
 
+def near(text: str, names: Iterable[str]) -> str:
+    """The one of the names that is most like the text; "" where none is like it."""
+    found = difflib.get_close_matches(text[:64].lower(), list(names), n=1, cutoff=0.6)
+    return found[0] if found else ""
+
+
 def suggestion(text: str, names: Iterable[str]) -> str:
     """`; did you mean "x"?` where one of the names is near, else nothing."""
-    near = difflib.get_close_matches(text[:64].lower(), list(names), n=1, cutoff=0.6)
-    return f"; did you mean {shown(near[0])}?" if near else ""
+    meant = near(text, names)
+    return f"; did you mean {shown(meant)}?" if meant else ""

@@ -7,8 +7,10 @@ Never: knows a name of the configuration: those are `schema`'s.
 
 from __future__ import annotations
 
+import re
+
 from gatepost.config.nodes import Broken, Entry, List, Mapping, Node, Text
-from gatepost.config.notes import Notes, shown, suggestion
+from gatepost.config.notes import Notes, near, shown, suggestion
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     Reader = Callable[[Node, Notes, str], Any]
     Table = dict[str, Reader]
 
-__all__ = ["Section", "items", "later", "listed", "mapped", "scalar", "section"]
+__all__ = ["Section", "entries", "items", "later", "listed", "mapped", "scalar", "section"]
 
 _NOT_YET = "not acted on in this version"
 
@@ -43,24 +45,27 @@ class Section:
 
 
 def section(
-    node: Node, notes: Notes, name: str, table: Table, *, required: tuple[str, ...] = (), elsewhere: dict[str, str] | None = None,
+    node: Node, notes: Notes, name: str, table: Table, *,
+    required: tuple[str, ...] = (), elsewhere: dict[str, str] | None = None,
 ) -> Section:
     """Reads a mapping by its table. `elsewhere`: names that belong to another place, and which."""
     found = Section(node)
     if not isinstance(node, Mapping):
         _wrong_type(node, notes, name, "names with values (name: value)")
         return found
+    meant: set[str] = set()  # a required name that is only misspelled is one mistake, not two
     for entry in node.entries:
         key = entry.name.text
         found.nodes[key] = entry.node
         if key not in table:
+            meant.add(near(key, table))
             notes.problem(entry.name, _unknown(key, name, table, elsewhere or {}))
             continue
         value = table[key](entry.node, notes, key)
         if value is not None:
             found.values[key] = value
     for key in required:
-        if key not in found.nodes:
+        if key not in found.nodes and key not in meant:
             notes.problem(node, f"{name}: {key} is missing")
     return found
 
@@ -68,9 +73,11 @@ def section(
 def _unknown(key: str, name: str, table: Table, elsewhere: dict[str, str]) -> str:
     if key in elsewhere:
         return f"{shown(key)} does not belong here: write it under {elsewhere[key]}"
-    near = suggestion(key, table) or suggestion(key.replace("_", "-"), table)
-    known = "" if near else f"; known here: {', '.join(table)}"
-    return f"unknown setting {shown(key)} in {name}{near}{known}"
+    return f"unknown setting {shown(key)} in {name}{suggestion(key, table) or _known(table)}"
+
+
+def _known(table: Table) -> str:
+    return f"; known here: {', '.join(table)}"
 
 
 def _wrong_type(node: Node, notes: Notes, name: str, right: str) -> None:
@@ -104,7 +111,8 @@ def listed(one: Reader, *, least: int = 0) -> Reader:
 
     def read(node: Node, notes: Notes, name: str) -> list[Any] | None:
         if not isinstance(node, List):
-            example = f", such as [{node.text}]" if isinstance(node, Text) and len(node.text) < 40 and node.text.isalnum() else ""
+            plain = isinstance(node, Text) and re.fullmatch("[A-Za-z0-9.-]{1,40}", node.text)
+            example = f", such as [{plain[0]}]" if plain else ""
             _wrong_type(node, notes, name, f"a list{example}")
             return None
         if len(node.items) < least:
@@ -115,11 +123,11 @@ def listed(one: Reader, *, least: int = 0) -> Reader:
     return read
 
 
-def mapped(table: Table, *, required: tuple[str, ...] = ()) -> Reader:
+def mapped(table: Table, *, required: tuple[str, ...] = (), called: str = "") -> Reader:
     """A reader of a mapping with a table of its own: a `Section`, or None where it is no mapping."""
 
     def read(node: Node, notes: Notes, name: str) -> Section | None:
-        found = section(node, notes, name, table, required=required)
+        found = section(node, notes, called or name, table, required=required)
         return found if found.whole else None
 
     return read

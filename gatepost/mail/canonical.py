@@ -7,7 +7,15 @@ Never: adds or removes a line, the LF that `flags=B` of pipe(8) appends included
 
 from __future__ import annotations
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
 __all__ = ["crlf", "from_pipe"]
+
+_LONG: Final = 32
+_LONG_RUN: Final = b"\r" * _LONG + b"\n"
+_SHORT_RUNS: Final = (16, 8, 4, 2, 1)
 
 
 def crlf(data: bytes) -> bytes:
@@ -22,11 +30,21 @@ from_pipe = crlf
 
 
 def _without_cr_before_lf(data: bytes) -> bytes:
-    """Takes runs of 1, 2, 4 ... CR off, longest first: a run of any length goes in as many passes as its length has bits."""
-    run = 1
-    while b"\r" * (2 * run) + b"\n" in data:
-        run *= 2
-    while run:
+    """Takes away every CR that stands directly before an LF, or before another such CR: a fixed number of passes."""
+    if _LONG_RUN in data:
+        data = _without_long_runs(data)
+    for run in _SHORT_RUNS:  # together they take a run of any length below _LONG
         data = data.replace(b"\r" * run + b"\n", b"\n")
-        run //= 2
     return data
+
+
+def _without_long_runs(data: bytes) -> bytes:
+    """One by one: there is at most one in _LONG octets."""
+    kept: list[bytes] = []
+    start = 0
+    while (at := data.find(_LONG_RUN, start)) >= 0:
+        lf = at + _LONG
+        kept.append(data[start:lf].rstrip(b"\r"))
+        start = lf
+    kept.append(data[start:])
+    return b"".join(kept)

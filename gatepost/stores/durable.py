@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["TEMPORARY", "read", "sync", "write"]
+__all__ = ["TEMPORARY", "open_regular", "read", "sync", "write"]
 
 #: How a temporary file's name ends. What a crash left of them may be deleted once it is old.
 TEMPORARY = ".tmp"
@@ -29,7 +29,10 @@ def write(folder: int, name: str, data: bytes) -> None:
             os.close(file)
         os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
     except BaseException:
-        os.unlink(temporary, dir_fd=folder)
+        try:  # noqa: SIM105 contextlib is start-up time
+            os.unlink(temporary, dir_fd=folder)
+        except OSError:
+            pass  # the first error is the one to tell
         raise
 
 

@@ -93,7 +93,7 @@ class Parked:
         import json
 
         _check(id_)
-        kind = _KINDS.index(meta["kind"])  # type: ignore[arg-type]  # that is the check
+        kind = _KINDS.index(meta.get("kind"))
         now = self._clock()
         whole = {**meta, "id": id_, "parked_at": now, "headers_only": headers_only, "size": len(raw)}
         about = json.dumps(whole, indent=1).encode("ascii") + b"\n"
@@ -112,12 +112,20 @@ class Parked:
                 raise
 
     def list(self) -> Iterator[Entry]:
-        """Every entry, newest last. One whose .json cannot be read is listed too, as kept, with the reason. Raises StoreError."""
-        with _Folder(self._folder) as folder:
-            entries = [_entry(folder, id_) for id_ in _ids(folder)]
-        present = [entry for entry in entries if entry is not None]
-        present.sort(key=lambda entry: (entry.parked_at, entry.id))
-        return iter(present)
+        """Every entry, newest last. One whose .json cannot be read is there too, as kept, with the reason. Raises StoreError.
+
+        Reads each .json twice rather than holding all of them: 100,000 would be some 300 MB.
+        """
+        try:
+            with _Folder(self._folder) as folder:
+                entries = (_entry(folder, id_) for id_ in _ids(folder))
+                order = sorted((entry.parked_at, entry.id) for entry in entries if entry is not None)
+                for _, id_ in order:
+                    entry = _entry(folder, id_)
+                    if entry is not None:
+                        yield entry
+        except NotParkedError:
+            return
 
     def load(self, id_: str) -> tuple[Entry, bytes]:
         """The entry and its bytes. Raises NotParkedError, or StoreError where they cannot be read or are not whole."""
@@ -137,9 +145,12 @@ class Parked:
         Whoever drops what another may be releasing takes `lock` first.
         """
         _check(id_)
-        with _Folder(self._folder) as folder:
-            there = _unlink_entry(folder, id_)
-            durable.sync(folder)
+        try:
+            with _Folder(self._folder) as folder:
+                there = _unlink_entry(folder, id_)
+                durable.sync(folder)
+        except NotParkedError:
+            return False
         try:
             self._delete_rows((id_,))
         except StoreError:
@@ -149,7 +160,7 @@ class Parked:
         return there
 
     def lock(self, id_: str) -> EntryLock:
-        """`with parked.lock(id):` keeps every other process from the same. Raises NotParkedError; StoreError where it is held."""
+        """`with parked.lock(id):` keeps others from the same. Raises NotParkedError, or StoreError where another has it."""
         _check(id_)
         return EntryLock(self._folder, id_)
 
@@ -158,19 +169,18 @@ class Parked:
 
         Once an hour it also sweeps. `now`: Unix seconds.
         """
-        if not os.path.isdir(self._folder):
+        try:
+            with _Folder(self._folder) as folder:
+                if self._sweep_is_due(now):
+                    self.sweep(now)
+                with Transaction(self._opened(), self._path) as database:
+                    old = database.execute(
+                        "SELECT id, size FROM parked WHERE kind < ? AND parked_at < ? ORDER BY parked_at LIMIT ?",
+                        (_KEPT, now - self._limits.max_age, max(limit, 0)),
+                    ).fetchall()
+                    return _drop(database, folder, old)
+        except NotParkedError:
             return 0
-        with _Folder(self._folder) as folder:
-            if self._sweep_is_due(now):
-                self.sweep(now)
-            with Transaction(self._opened(), self._path) as database:
-                old = database.execute(
-                    "SELECT id FROM parked WHERE kind < ? AND parked_at < ? ORDER BY parked_at LIMIT ?",
-                    (_KEPT, now - self._limits.max_age, max(limit, 0)),
-                ).fetchall()
-                dropped = [_unlink_entry(folder, key.hex()) for (key,) in old]
-                database.executemany("DELETE FROM parked WHERE id = ?", old)
-        return sum(dropped)
 
     def sweep(self, now: float) -> None:
         """Deletes what crashes left half-written over an hour ago, and makes the count agree with the files.
@@ -218,7 +228,7 @@ class Parked:
                 droppable = [sum(column) for column in zip(*totals[:_KEPT], strict=True)]
                 if droppable[0] * _FILES_AN_ENTRY < files or droppable[1] < octets:
                     raise ParkedFullError(f"{self._folder}: {cap}: release or drop mail, or raise the cap")
-                _evict(database, folder, files, octets)
+                _drop(database, folder, _victims(database, files, octets))
             database.execute("INSERT INTO parked VALUES (?, ?, ?, ?)", (bytes.fromhex(id_), kind, now, size))
 
     def _shortfall(self, folder: int, total: int, size: int) -> tuple[int, int, str]:
@@ -228,6 +238,8 @@ class Parked:
         share = limits.min_free_percent / 100
         over_disk = int(disk.f_blocks * share - disk.f_bavail) * disk.f_frsize + size
         files = int(disk.f_files * share - disk.f_favail) + _FILES_AN_ENTRY if disk.f_files else 0  # 0: no such limit there
+        if files > 0 >= max(over_cap, over_disk):
+            return files, 0, f"less than {limits.min_free_percent} percent of the disk's inodes would be free"
         if over_cap >= over_disk:
             return files, over_cap, f"{total} bytes are parked, {size} more exceed max_bytes {limits.max_bytes}"
         return files, over_disk, f"less than {limits.min_free_percent} percent of the disk would be free"
@@ -301,16 +313,15 @@ class _Folder:
         self._opened = -1
 
     def __enter__(self) -> int:
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
         try:
             if self._make:
                 self._make_folder()
-            self._opened = os.open(self._path, flags)
+            self._opened = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             if self._alone:
-                import fcntl
-
-                fcntl.flock(self._opened, fcntl.LOCK_EX)
+                self._wait_for_turn()
         except OSError as error:
+            if isinstance(error, FileNotFoundError) and not self._make:
+                raise NotParkedError(f"{self._path}: nothing is parked") from error
             raise StoreError(f"{self._path}: {error.strerror}") from error
         return self._opened
 
@@ -318,6 +329,15 @@ class _Folder:
         os.close(self._opened)
         if isinstance(error, OSError):
             raise StoreError(f"{self._path}/{error.filename or ''}: {error.strerror}") from error
+
+    def _wait_for_turn(self) -> None:
+        import fcntl
+
+        try:
+            fcntl.flock(self._opened, fcntl.LOCK_EX)
+        except BaseException:
+            os.close(self._opened)
+            raise
 
     def _make_folder(self) -> None:
         try:
@@ -393,16 +413,33 @@ def _row(folder: int, id_: str) -> tuple[bytes, int, float, int] | None:
     return bytes.fromhex(id_), _KINDS.index(entry.kind), entry.parked_at, size
 
 
-def _evict(database: sqlite3.Connection, folder: int, files: int, octets: int) -> None:
-    """Drops refused keys, then screened mail, oldest first, until so many files and bytes are gone."""
-    gone = []
+def _victims(database: sqlite3.Connection, files: int, octets: int) -> list[tuple[bytes, int]]:
+    """Refused keys, then screened mail, oldest first, until so many files and bytes are found."""
+    found = []
     for key, size in database.execute("SELECT id, size FROM parked WHERE kind < ? ORDER BY kind, parked_at", (_KEPT,)):
         if files <= 0 and octets <= 0:
             break
-        _unlink_entry(folder, key.hex())
-        gone.append((key,))
+        found.append((key, size))
         files, octets = files - _FILES_AN_ENTRY, octets - size
-    database.executemany("DELETE FROM parked WHERE id = ?", gone)
+    return found
+
+
+def _drop(database: sqlite3.Connection, folder: int, rows: list[tuple[bytes, int]]) -> int:
+    """Deletes these entries and their rows; how many entries there were.
+
+    The files have the last word: one that says it is kept, or cannot be read, stays, and its row is mended. (A database that
+    was restored from an older copy may be wrong about it.)
+    """
+    dropped, kept = 0, []
+    for key, _ in rows:
+        row = _row(folder, key.hex())
+        if row is not None and row[1] == _KEPT:
+            kept.append(row)
+        else:
+            dropped += _unlink_entry(folder, key.hex())
+    database.executemany("DELETE FROM parked WHERE id = ?", [(key,) for key, _ in rows])
+    database.executemany("INSERT INTO parked VALUES (?, ?, ?, ?)", kept)
+    return dropped
 
 
 def _unlink_entry(folder: int, id_: str) -> bool:

@@ -1,0 +1,368 @@
+"""What the configuration may say: every name, its type, its default, and what must agree with what.
+
+Promises: every problem is told, each at its place; defaults are those of `settings`, so that there is one list of them.
+A choice of the design that would change what happens to mail and does not exist yet is a problem; a name that only does
+nothing yet is a warning.
+Never: opens a file (a path is only folded and made absolute); holds a secret (`loading` puts them in).
+"""
+
+from __future__ import annotations
+
+from gatepost.config.notes import Notes, shown, suggestion
+from gatepost.config.scalars import (
+    absolute_path,
+    choice,
+    count,
+    duration,
+    file_name,
+    host_name,
+    label,
+    log_target,
+    percent,
+    rate,
+    size,
+    slug,
+    store_folder,
+    truth,
+    webhook_url,
+)
+from gatepost.config.sections import Section, entries, items, later, listed, mapped, scalar, section
+from gatepost.mail.address import check_pattern, compile_pattern, overlap
+from gatepost.settings import KeySettings, ParkedLimits, ParserLimits, Screening, Settings, Sink, Timing
+from gatepost.value import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Literal
+
+    from gatepost.config.nodes import Entry, Node
+    from gatepost.config.sections import Table
+    from gatepost.mail.address import AddressPattern
+
+__all__ = ["Draft", "SecretUse", "check"]
+
+_NOT_YET = "is not in this version"
+#: Postfix's defaults, in seconds (postconf(5)): minimal_backoff_time 300s, maximal_queue_lifetime 5d.
+_MINIMAL_BACKOFF = 300
+_MAXIMAL_QUEUE_LIFETIME = 5 * 86_400
+
+_screening_action = scalar(choice("accept", "discard", "reject", "park"))
+_screening: Table = {
+    **dict.fromkeys(Screening._fields, _screening_action),
+    **dict.fromkeys(("lists", "spam", "unauthenticated"), later(_screening_action)),
+}
+_sender: Table = {"must-match": scalar(choice("reject", "park", "flag"))}
+_later_formats = ("gitlab", "zulip", "pattern", "list")
+_rates = listed(scalar(rate), least=1)
+_limits: Table = dict.fromkeys(("per_key", "per_sender", "per_route"), _rates)
+_timing: Table = dict.fromkeys(Timing._fields, scalar(duration))
+_parked: Table = {"max_age": scalar(duration), "max_size": scalar(size), "min_free": scalar(percent)}
+#: The most of each that can be asked for: the parser is bounded whatever the file says.
+_most_bytes = scalar(count(1, 67_108_864, bytes_too=True))
+_most_things = scalar(count(1, 1_000_000))
+_parser: Table = {
+    name: _most_bytes if name.endswith("_bytes") else _most_things
+    for name in ParserLimits._fields
+}
+#: Names that people write one level too high or too low.
+_elsewhere = {
+    **dict.fromkeys(_timing, "timing:"), **dict.fromkeys(_parked, "parked:"), **dict.fromkeys(_limits, "limits:"),
+    **dict.fromkeys(("automatic", "loops", "bounces", "lists", "spam", "unauthenticated"), "screening:"),
+    **dict.fromkeys(("address", "deliver", "keys"), "a route"), **dict.fromkeys(("webhook", "maildir", "confirm"), "a sink"),
+    "secret": "a route's keys: or a sink", "must-match": "a route's sender:",
+}
+
+
+class SecretUse(Value):
+    """A place that names a secret, and what it is for."""
+
+    name: str
+    kind: Literal["key", "webhook"]
+    line: int
+    column: int
+    #: Where the decoded secrets go: the tree's dict under `secrets`.
+    owner: dict[str, Any]
+
+
+class Draft(Value):
+    """The tree for `settings.from_tree`, still without secrets; which are needed, and from which file."""
+
+    tree: dict[str, Any]
+    uses: tuple[SecretUse, ...]
+    #: Absolute; "" where nothing needs a secret, or what was written is no file name.
+    secrets_path: str
+    #: Files that a sink needs and that the caller may look for: path and place.
+    ca_files: tuple[tuple[str, Node], ...]
+
+
+def check(root: Node, notes: Notes, folder: str) -> Draft:
+    """Reads the whole document; relative files are meant from `folder` (absolute). Problems go to `notes`."""
+    top = section(root, notes, "the configuration", _top(folder), required=("routes", "sinks"), elsewhere=_elsewhere)
+    timing = _timing_tree(top, notes)
+    general = _sub(top, "screening").values
+    sinks, sink_uses, ca_files = _sinks(top.nodes.get("sinks"), notes, folder)
+    names = {entry.name.text for entry in entries(top.nodes.get("sinks"))}
+    routes, route_uses = _routes(top, notes, general, names if "sinks" in top.nodes else None)
+    parked = _sub(top, "parked")
+    tree = {
+        "trusted": top.get("trusted", []),
+        "routes": routes,
+        "timing": timing,
+        "after_queue": top.get("after_queue", Settings.after_queue),
+        "parked": {
+            "max_age": parked.get("max_age", ParkedLimits.max_age),
+            "max_bytes": parked.get("max_size", ParkedLimits.max_bytes),
+            "min_free_percent": parked.get("min_free", ParkedLimits.min_free_percent),
+        },
+        "parser": dict(_sub(top, "parser").values),
+        "sinks": sinks,
+        "store": top.get("store", Settings.store),
+        "log": top.get("log", Settings.log),
+    }
+    return Draft(
+        tree=tree, uses=(*route_uses, *sink_uses), ca_files=ca_files,
+        secrets_path=_secrets_path(top, folder, needed=bool(route_uses or sink_uses)),
+    )
+
+
+def _secrets_path(top: Section, folder: str, *, needed: bool) -> str:
+    if "secrets" in top.nodes:
+        path: str = top.get("secrets", "")
+        return path
+    return file_name(folder)("secrets.yml") if needed else ""
+
+
+def _top(folder: str) -> Table:
+    """Every top-level name, in the design's order."""
+    route: Table = {
+        "name": scalar(slug),
+        "address": scalar(check_pattern),
+        "keys": mapped(_keys(folder), required=("format",)),
+        "screening": mapped(_screening),
+        "sender": mapped(_sender),
+        "deliver": listed(scalar(slug), least=1),
+    }
+    return {
+        "trusted": listed(scalar(host_name)),
+        "routes": listed(mapped(route, required=("name", "address", "deliver"), called="this route"), least=1),
+        "screening": mapped(_screening),
+        "sender": later(mapped(_sender), ": write it under each route that needs it"),
+        "limits": later(mapped(_limits)),
+        "timing": mapped(_timing),
+        "after_queue": scalar(choice("bounce-verified", "bounce", "park", "discard")),
+        "parked": mapped(_parked),
+        "parser": mapped(_parser),
+        "sinks": lambda node, notes, name: section(node, notes, name, dict.fromkeys(_names(node), _anything)),
+        "secrets": scalar(file_name(folder)),
+        "store": scalar(store_folder),
+        "log": scalar(log_target),
+        "milter": later(None),
+        "lmtp": later(None),
+        "mailboxes": later(None),
+    }
+
+
+def _anything(node: Node, _notes: Notes, _name: str) -> Node:
+    """Leaves a node to somebody who knows more about it."""
+    return node
+
+
+def _names(node: Node) -> list[str]:
+    return [entry.name.text for entry in entries(node)]
+
+
+def _sub(top: Section, name: str) -> Section:
+    """A mapping below another; an empty one where it was not written, or is wrong."""
+    found = top.get(name)
+    return found if isinstance(found, Section) else Section(top.node)
+
+
+def _keys(folder: str) -> Table:
+    return {
+        "format": scalar(choice("signed", later=_later_formats)),
+        "secret": scalar(label),
+        "key_id": scalar(label),
+        "former_domains": listed(scalar(host_name)),
+        "revoked": scalar(file_name(folder)),
+        "kinds": _not_yet,
+        "ask": _not_yet,
+    }
+
+
+def _not_yet(node: Node, notes: Notes, name: str) -> None:
+    notes.problem(node, f"{name}: {_NOT_YET}; use format: signed, which needs no {name}")
+
+
+def _timing_tree(top: Section, notes: Notes) -> dict[str, float]:
+    """The times, and whether they fit each other and Postfix's defaults."""
+    timing = _sub(top, "timing")
+    times = timing.good(deadline=Timing.deadline, lease=Timing.lease, give_up_after=Timing.give_up_after)
+    written = [timing.nodes[name] for name in ("lease", "deadline") if name in timing.nodes]
+    right = all(name in timing.values for name in ("lease", "deadline") if name in timing.nodes)
+    if written and right and times["deadline"] >= times["lease"]:
+        notes.problem(written[0], (
+            f"timing: deadline ({times['deadline']:g}s) must be below lease ({times['lease']:g}s), "
+            "or two runs could hand over one message at once"))
+    if "lease" in timing.values and times["lease"] >= _MINIMAL_BACKOFF:
+        notes.warning(timing.nodes["lease"], (
+            f"lease: not below {_MINIMAL_BACKOFF}s, Postfix's default minimal_backoff_time: "
+            "a retry would find the lease held and wait for another turn"))
+    if "give_up_after" in timing.values and times["give_up_after"] >= _MAXIMAL_QUEUE_LIFETIME:
+        notes.warning(timing.nodes["give_up_after"], (
+            "give_up_after: not below 5d, Postfix's default maximal_queue_lifetime: "
+            "Postfix would bounce the message before it is parked"))
+    return times
+
+
+def _routes(
+    top: Section, notes: Notes, general: dict[str, str], sinks: set[str] | None,
+) -> tuple[list[dict[str, Any]], list[SecretUse]]:
+    """The routes as trees, in their order, and the secrets that they name."""
+    trees: list[dict[str, Any]] = []
+    uses: list[SecretUse] = []
+    routes: list[Section] = top.get("routes", [])
+    for route in routes:
+        tree = _route(route, notes, general)
+        trees.append(tree)
+        if tree["keys"]:
+            uses += _key_use(_sub(route, "keys"), tree["keys"])
+        if sinks is not None:
+            _refuse_unknown_sinks(route, notes, sinks)
+        _refuse_repeats(items(route.nodes.get("deliver")), notes, "deliver")
+    _refuse_repeats(tuple(route.nodes["name"] for route in routes if "name" in route.values), notes, "name")
+    _refuse_overlaps(routes, notes)
+    return trees, uses
+
+
+def _refuse_unknown_sinks(route: Section, notes: Notes, sinks: set[str]) -> None:
+    """Each name under deliver: that is no sink, once."""
+    told: set[str] = set()
+    for item in items(route.nodes.get("deliver")):
+        if item.text in route.get("deliver", []) and item.text not in sinks | told:
+            near = suggestion(item.text, sinks) or f"; known here: {', '.join(sorted(sinks)) or 'none'}"
+            notes.problem(item, f"deliver: there is no sink {shown(item.text)}{near}")
+            told.add(item.text)
+
+
+def _route(route: Section, notes: Notes, general: dict[str, str]) -> dict[str, Any]:
+    """One route's tree, and whether its parts agree."""
+    keys = _sub(route, "keys")
+    address: str = route.get("address", "")
+    must_match: str = _sub(route, "sender").get("must-match", "")
+    if "%{key}" in address and "keys" not in route.nodes:
+        notes.problem(route.nodes["address"], "address: has a place for a key, and the route has no keys: to check it")
+    if must_match and "keys" not in route.nodes:
+        notes.problem(route.nodes["sender"], "sender: must-match needs keys: it compares the sender with the key's owner")
+    if keys.get("format") == "signed" and "secret" not in keys.nodes:
+        notes.problem(keys.node, "keys: secret is missing: the name of an entry in the secrets file")
+    screening = _sub(route, "screening").values
+    return {
+        "name": route.get("name", ""),
+        "address": address,
+        "keys": _key_tree(keys) if "keys" in route.values else None,
+        "screening": {name: screening.get(name, general.get(name, getattr(Screening, name))) for name in Screening._fields},
+        "must_match": must_match,
+        "deliver": route.get("deliver", []),
+    }
+
+
+def _key_tree(keys: Section) -> dict[str, Any]:
+    secret = keys.get("secret", "")
+    return {
+        "format": "signed", "secret": secret, "key_id": keys.get("key_id", secret), "secrets": [],
+        "former_domains": keys.get("former_domains", []), "revoked": keys.get("revoked", KeySettings.revoked),
+    }
+
+
+def _key_use(keys: Section, tree: dict[str, Any]) -> list[SecretUse]:
+    if "secret" not in keys.values:
+        return []
+    node = keys.nodes["secret"]
+    return [SecretUse(name=tree["secret"], kind="key", line=node.line, column=node.column, owner=tree)]
+
+
+def _refuse_repeats(nodes: tuple[Node, ...], notes: Notes, name: str) -> None:
+    """Texts that stand twice in what must be different."""
+    first: dict[str, Node] = {}
+    for node in nodes:
+        text = getattr(node, "text", "")
+        if text in first:
+            notes.problem(node, f"{name}: {shown(text)} stands twice: the first is at {first[text].line}:{first[text].column}")
+        first.setdefault(text, node)
+
+
+def _refuse_overlaps(routes: list[Section], notes: Notes) -> None:
+    """Two routes that could take one address and key. Only routes of one domain are compared."""
+    domains: dict[str, list[tuple[AddressPattern, Node]]] = {}
+    for route in routes:
+        if "address" not in route.values:
+            continue
+        pattern, node = compile_pattern(route.get("address")), route.nodes["address"]
+        others = domains.setdefault(route.get("address").rpartition("@")[2], [])
+        for other, first in others:
+            if overlap(pattern, other):
+                notes.problem(node, f"address: the route at {first.line}:{first.column} could take the same address and key")
+                break
+        others.append((pattern, node))
+
+
+def _sinks(
+    node: Node | None, notes: Notes, folder: str,
+) -> tuple[list[dict[str, Any]], list[SecretUse], tuple[tuple[str, Node], ...]]:
+    """The sinks as trees, the secrets that they name, and the CA files."""
+    table: Table = {
+        "webhook": scalar(webhook_url),
+        "secret": scalar(label),
+        "format": scalar(choice("json", "raw")),
+        "confirm": scalar(truth),
+        "ca_file": scalar(file_name(folder)),
+        "maildir": scalar(absolute_path),
+        "command": _no_command,
+    }
+    trees: list[dict[str, Any]] = []
+    uses: list[SecretUse] = []
+    ca_files: list[tuple[str, Node]] = []
+    for entry in entries(node):
+        scalar(slug)(entry.name, notes, "a sink's name")
+        sink = section(entry.node, notes, entry.name.text[:40], table, elsewhere={"deliver": "a route"})
+        if not sink.whole:
+            continue
+        _agree(entry, sink, notes)
+        tree = _sink_tree(entry, sink)
+        trees.append(tree)
+        if "secret" in sink.values and tree["kind"] == "webhook":
+            place = sink.nodes["secret"]
+            use = SecretUse(name=sink.get("secret"), kind="webhook", line=place.line, column=place.column, owner=tree)
+            uses.append(use)
+        if "ca_file" in sink.values:
+            ca_files.append((sink.get("ca_file"), sink.nodes["ca_file"]))
+    if node is not None and not entries(node) and hasattr(node, "entries"):
+        notes.problem(node, "sinks: is empty; it needs at least one")
+    return trees, uses, tuple(ca_files)
+
+
+def _no_command(node: Node, notes: Notes, _name: str) -> None:
+    notes.problem(node, f"command: {_NOT_YET}; use webhook: or maildir:")
+
+
+def _agree(entry: Entry, sink: Section, notes: Notes) -> None:
+    """A sink is one thing, with what belongs to it."""
+    kinds = [name for name in ("webhook", "maildir", "command") if name in sink.nodes]
+    if not kinds:
+        notes.problem(entry.name, f"{shown(entry.name.text)}: says nowhere to go: give it webhook: URL or maildir: /FOLDER")
+    elif len(kinds) > 1:
+        notes.problem(sink.nodes[kinds[1]], f"{kinds[1]}: this sink is a {kinds[0]} already; make it two sinks")
+    elif kinds == ["webhook"] and "secret" not in sink.nodes:
+        notes.problem(entry.name, f"{shown(entry.name.text)}: secret is missing: the name of an entry in the secrets file")
+    elif kinds == ["maildir"]:
+        for name in ("secret", "format", "confirm", "ca_file"):
+            if name in sink.nodes:
+                notes.problem(sink.nodes[name], f"{name}: belongs to a webhook; this sink is a maildir")
+
+
+def _sink_tree(entry: Entry, sink: Section) -> dict[str, Any]:
+    kind = "maildir" if "maildir" in sink.nodes else "webhook"
+    return {
+        "name": entry.name.text, "kind": kind, "target": sink.get(kind, ""), "secrets": [],
+        **sink.good(format=Sink.format, confirm=Sink.confirm, ca_file=Sink.ca_file),
+    }

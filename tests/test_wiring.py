@@ -1,0 +1,184 @@
+"""gatepost.wiring: the Postfix fragments, filled in. A real Postfix reads them in tests/integration/test_wiring.py."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from typing import Any
+
+import pytest
+
+from gatepost import wiring
+from gatepost.decision import RULES
+from gatepost.settings import ParkedLimits, ParserLimits, Route, Screening, Settings, Timing
+
+GIVEN = {
+    "python": "/opt/gatepost/current/bin/python",
+    "pipe_script": "/opt/gatepost/current/lib/gatepost_filter/pipe.py",
+    "config": "/etc/gatepost/gatepost.yml",
+    "person": "person@example.org",
+    "host": "mx.example.com",
+    "folder": "/etc/postfix/gatepost",
+}
+
+
+def settings(*addresses: str, timing: Timing | None = None) -> Settings:
+    """Settings with one route for each address."""
+    routes = tuple(Route(name=f"route{number}", address=address, screening=Screening(), deliver=("app",))
+                   for number, address in enumerate(addresses))
+    return Settings(file="/etc/gatepost/gatepost.yml", routes=routes, timing=timing or Timing(), parked=ParkedLimits(),
+                    parser=ParserLimits(), sinks=())
+
+
+def render(*addresses: str, timing: Timing | None = None, **changes: str) -> dict[str, str]:
+    """The fragments for these addresses."""
+    given: dict[str, Any] = {**GIVEN, **changes}
+    return wiring.render(settings(*addresses, timing=timing), **given)
+
+
+def parameters(main_cf: str) -> dict[str, str]:
+    """main.cf as a dict; each setting must stand once."""
+    lines = [line.partition("=") for line in main_cf.splitlines() if line and not line.startswith("#")]
+    names = [name.strip() for name, _, _ in lines]
+    assert len(names) == len(set(names))
+    return {name.strip(): value.strip() for name, _, value in lines}
+
+
+PATTERNS = [
+    # address, recipient in it, or not, why
+    ("reply+%{key}@in.example.com", "reply+k@in.example.com", True, "the plain case"),
+    ("reply+%{key}@in.example.com", "REPLY+K@IN.EXAMPLE.COM", True, "regexp tables ignore case"),
+    ("Reply+%{key}@In.Example.Com", "reply+k@in.example.com", True, "so does the configuration"),
+    ("reply+%s@in.example.com", "reply+k@in.example.com", True, "%s is read as %{key}"),
+    ("reply+%{key}@in.example.com", "reply+@in.example.com", False, "a key has one character at least"),
+    ("reply+%{key}@in.example.com", "replyyk@in.example.com", False, "+ is a character, not a repetition"),
+    ("reply+%{key}@in.example.com", "reply+k@inxexample.com", False, "a dot is a dot"),
+    ("reply+%{key}@in.example.com", "reply+k@in.example.com.evil.example", False, "anchored at the end"),
+    ("reply+%{key}@in.example.com", "no-reply+k@in.example.com", False, "anchored at the start"),
+    ("reply+%{key}@in.example.com", "reply+k@x@in.example.com", False, "no @ in a key"),
+    ("reply+%{key}.x@in.example.com", "reply+k.x@in.example.com", True, "text behind the key"),
+    ("reply+%{key}.x@in.example.com", "reply+k.y@in.example.com", False, "text behind the key counts"),
+    ("%{key}@in.example.com", "anything@in.example.com", True, "catch-all"),
+    ("%{key}@in.example.com", "anything@sub.in.example.com", False, "a catch-all is for one domain"),
+    ("help.desk@in.example.com", "help.desk@in.example.com", True, "dedicated"),
+    ("help.desk@in.example.com", "helpxdesk@in.example.com", False, "dedicated: the dot is a dot"),
+    ("a*b/c{d}|e^f$g?%{key}@in.example.com", "a*b/c{d}|e^f$g?k@in.example.com", True, "every special character is itself"),
+    ("a|b@in.example.com", "a", False, "no alternation"),
+    ('"a b+%{key}"@in.example.com', "a b+k@in.example.com", True, "Postfix looks up the local part unquoted"),
+]
+
+
+@pytest.mark.parametrize(("address", "recipient", "matches", "why"), PATTERNS, ids=[row[3] for row in PATTERNS])
+def test_pattern_matches_what_the_route_takes(address: str, recipient: str, matches: bool, why: str) -> None:
+    """A route's expression matches the route's recipients and no others."""
+    pattern = wiring.recipient_pattern(address)
+    assert bool(re.search(pattern.replace("\\/", "/"), recipient, re.IGNORECASE)) is matches, why
+
+
+@pytest.mark.parametrize("address", ["", "in.example.com", "@in.example.com", "reply+%{key}@", "reply@in example.com",
+                                     "reply\n@in.example.com", "a@b@in.example.com", "reply@-in.example.com"])
+def test_what_is_no_address_is_refused(address: str) -> None:
+    """A text that is no address gives ValueError, never a line that matches something else."""
+    with pytest.raises(ValueError, match=r"local part|address"):
+        wiring.recipient_pattern(address)
+
+
+def test_nothing_is_left_unfilled_and_every_file_is_there() -> None:
+    """render gives every fragment, and no @NAME@ stays in the lines that Postfix reads or in the comments."""
+    fragments = render("reply+%{key}@in.example.com")
+    assert tuple(fragments) == wiring.FRAGMENTS
+    for name, text in fragments.items():
+        assert not re.search(r"@[A-Z_]+@", text), name
+        assert text.endswith("\n"), name
+
+
+def test_every_domain_of_every_route_once() -> None:
+    """Each domain stands once in virtual_mailbox_domains and is among the domains of postmaster."""
+    fragments = render("reply+%{key}@in.example.com", "help@IN.example.com", "%{key}@other.example.com")
+    assert parameters(fragments["main.cf"])["virtual_mailbox_domains"] == "in.example.com, other.example.com"
+    assert r"(@(in\.example\.com|other\.example\.com|mx\.example\.com))?$" in fragments["aliases.regexp"]
+
+
+def test_the_service_is_wired_to_the_letter() -> None:
+    """The pipe line names the interpreter and glues every value to its option."""
+    service = render("reply+%{key}@in.example.com")["master.cf"]
+    line = " ".join(" ".join(line for line in service.splitlines() if not line.startswith("#")).split())
+    assert line == (
+        "gatepost unix - n n - 10 pipe -o pipe_delivery_status_filter=regexp:/etc/postfix/gatepost/status.regexp "
+        "-o gatepost_time_limit=150s flags=Bq user=gatepost null_sender= argv=/opt/gatepost/current/bin/python -I "
+        "/opt/gatepost/current/lib/gatepost_filter/pipe.py --config=/etc/gatepost/gatepost.yml --size=${size} "
+        "--sender=${sender} --recipient=${recipient} --original-recipient=${original_recipient} --queue-id=${queue_id} "
+        "--client-address=${client_address} --helo=${client_helo}")
+
+
+TIMINGS = [
+    (Timing(), "150s", "300s", "432000s", "the defaults"),
+    (Timing(deadline=5, lease=8, give_up_after=60), "35s", "300s", "432000s", "short times do not shorten Postfix's"),
+    (Timing(deadline=280.5, lease=400.2, give_up_after=6 * 86_400.0), "311s", "461s", "604800s", "long ones lengthen them"),
+]
+
+
+@pytest.mark.parametrize(("timing", "limit", "backoff", "lifetime", "why"), TIMINGS, ids=[row[4] for row in TIMINGS])
+def test_postfix_waits_longer_than_gatepost(timing: Timing, limit: str, backoff: str, lifetime: str, why: str) -> None:
+    """Postfix's time limit lies above the deadline, its first retry behind the lease, its end behind give_up_after."""
+    fragments = render("reply+%{key}@in.example.com", timing=timing)
+    main = parameters(fragments["main.cf"])
+    assert f"gatepost_time_limit={limit}\n" in fragments["master.cf"], why
+    assert main["minimal_backoff_time"] == backoff, why
+    assert main["maximal_queue_lifetime"] == lifetime, why
+    assert main["bounce_queue_lifetime"] == "$maximal_queue_lifetime", why
+
+
+def test_the_belt_lets_through_what_the_rules_may_say_and_nothing_else() -> None:
+    """The belt names exactly the permanent codes in decision.RULES."""
+    table = render("reply+%{key}@in.example.com")["status.regexp"]
+    named = re.search(r"(?m)^if !/\^5\\\.\((.*)\) /$", table)
+    assert named
+    assert {"5." + code.replace("\\", "") for code in named[1].split("|")} == {
+        rule.status for rule in RULES.values() if rule.status.startswith("5.")}
+
+
+def test_a_host_name_that_is_a_routes_domain_keeps_the_routes_addresses() -> None:
+    """Where myhostname is a route's domain, no alias takes the whole domain away from the routes."""
+    table = render("reply+%{key}@in.example.com", host="In.Example.Com")["aliases.regexp"]
+    assert "/^[^@]+@" not in table
+    assert r"(@(in\.example\.com))?$" in table
+
+
+REFUSED = [
+    ("python", "python3", "not absolute"),
+    ("python", "/usr/bin/my python", "white space ends an argument"),
+    ("pipe_script", "/opt/$x/pipe.py", "a macro"),
+    ("config", "/etc/{a}.yml", "braces group"),
+    ("config", "/etc/a.yml\nflags=u", "a new line"),
+    ("folder", "maps", "not absolute"),
+    ("folder", "/etc/a,b", "a comma ends an entry"),
+    ("person", "person", "no domain"),
+    ("person", "a@example.org, b@example.org", "two"),
+    ("person", "$1@example.org", "a macro of the table"),
+    ("host", "mx.example.com/", "the table's delimiter"),
+    ("user", "root", "pipe(8) refuses it"),
+    ("user", "postfix", "pipe(8) refuses it"),
+    ("user", "gatepost argv=/bin/sh", "an argument"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "why"), REFUSED, ids=[f"{row[0]}: {row[2]}" for row in REFUSED])
+def test_a_value_that_postfix_would_take_apart_is_refused(name: str, value: str, why: str) -> None:
+    """Such a value gives ValueError, which names the argument; nothing is rendered."""
+    with pytest.raises(ValueError, match=f"^{name}: "):
+        wiring.render(settings("reply+%{key}@in.example.com"), **{**GIVEN, name: value})
+
+
+def test_without_routes_there_is_nothing_to_wire() -> None:
+    """No route: ValueError, rather than a Postfix whose virtual_mailbox_domains is empty."""
+    with pytest.raises(ValueError, match="no routes"):
+        render()
+
+
+def test_each_setting_says_why_it_is_there() -> None:
+    """Every setting in main.cf has a comment above it, so that each can be pasted alone."""
+    lines = render("reply+%{key}@in.example.com")["main.cf"].splitlines()
+    for above, line in itertools.pairwise(lines):
+        if "=" in line and not line.startswith("#"):
+            assert above.startswith(("#", "minimal_backoff_time")), line
