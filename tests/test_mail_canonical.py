@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from gatepost.mail.canonical import crlf, from_pipe
 from hypothesis import given
 from hypothesis import strategies as st
+
+from gatepost.mail.canonical import crlf, from_pipe
 
 # id, what pipe(8) writes, canonical
 LINE_ENDS = [

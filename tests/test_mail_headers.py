@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from gatepost.mail.canonical import crlf
 from gatepost.mail.headers import FLAGS, scan
 from gatepost.settings import ParserLimits
-from hypothesis import given
-from hypothesis import strategies as st
 
 LIMITS = ParserLimits()
 SMALL = ParserLimits(header_bytes=60, header_fields=3, field_bytes=20)

@@ -21,6 +21,7 @@ from gatepost.sinks import deliver
 from gatepost.sinks.delivery import Delivery, one_line
 from gatepost.sinks.envelope_json import body
 from gatepost.sinks.webhook import signature
+from tests.faulty_app import FaultyApp
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ID = hashlib.sha256(b"one delivery").hexdigest()
@@ -50,7 +51,8 @@ def make_delivery(raw: bytes = MESSAGE, **changes: Any) -> Delivery:
         client_address="192.0.2.7",
         helo="mail.example.org",
     )
-    decision = rule_decision("accept", "accepted", route="replies").replace(key=Key(raw="k3y", subject="topic-7", options=("x",)))
+    key = Key(raw="k3y", subject="topic-7", options=("x",))
+    decision = rule_decision("accept", "accepted", route="replies").replace(key=key)
     for name in set(changes) & set(Envelope._fields):
         envelope = envelope.replace(**{name: changes.pop(name)})
     for name in {"key", "thread", "findings"} & set(changes):
@@ -266,7 +268,6 @@ def test_large_message_stays_small_in_memory(form: str) -> None:
         from tests.test_sinks import make_delivery
         from gatepost.settings import Sink
         from gatepost.sinks import deliver
-        from tests.faulty_app import FaultyApp
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         raw = b"Subject: large\\r\\nMessage-ID: <l@example.org>\\r\\n\\r\\n" + b"x" * 10_000_000
         delivery = make_delivery(raw)
@@ -275,8 +276,6 @@ def test_large_message_stays_small_in_memory(form: str) -> None:
         after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         print(outcome.kind, (after - before) // 1024)
     """
-    from tests.faulty_app import FaultyApp
-
     with FaultyApp() as app:
         arguments = [sys.executable, "-c", script, os.path.join(HERE, ".."), app.url("ok"), form]
         done = subprocess.run(arguments, capture_output=True, text=True, check=True, timeout=120)
@@ -308,8 +307,8 @@ def test_text_is_one_printable_line(text: str, shown: str) -> None:
 
 
 FORBIDDEN = (
-    "argparse", "base64", "contextlib", "dataclasses", "email", "enum", "functools", "hashlib", "hmac", "http", "json", "logging",
-    "pathlib", "random", "re", "secrets", "socket", "ssl", "tempfile", "textwrap", "threading", "typing", "urllib", "uuid",
+    "argparse", "base64", "contextlib", "dataclasses", "email", "enum", "functools", "hashlib", "hmac", "http", "json",
+    "logging", "pathlib", "random", "re", "secrets", "socket", "ssl", "tempfile", "textwrap", "threading", "typing", "urllib", "uuid",
 )  # fmt: skip
 
 
@@ -336,8 +335,6 @@ def test_delivery_loads_nothing_that_costs(kind: str, tmp_path: object) -> None:
         kind = deliver(sink, delivery, deadline=time.monotonic() + 60).kind
         print(kind, *sorted(set(sys.modules) - before))
     """
-    from tests.faulty_app import FaultyApp
-
     with FaultyApp() as app:
         target = app.url("ok") if kind == "webhook" else f"{tmp_path}/mail"
         arguments = [sys.executable, "-I", "-S", "-c", script, os.path.join(HERE, ".."), kind, target]

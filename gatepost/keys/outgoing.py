@@ -73,8 +73,9 @@ def fill(address: str, key: str) -> str:
 
 def _mend(room: int) -> str:
     """What a subject may have in `room` characters, by what else the key carries."""
-    left = room * 5 // 8 - _TAG_AND_HEAD
-    if left < 1:
+    plain = room * 5 // 8 - _TAG_AND_HEAD
+    if plain < 1:
         return f"{max(room, 0)} are left for the key, a key has 20 or more: shorten the route's address"
-    return (f"{left} bytes are left for the subject ({max(left - _EXPIRY, 0)} with an expiry, {max(left - _OWNER, 0)} with an "
-            f"owner, {max(left - _EXPIRY - _OWNER, 0)} with both): use a shorter subject or a shorter address")
+    left, expiry, owner, both = (min(max(plain - more, 0), signed.MAX_SUBJECT) for more in (0, _EXPIRY, _OWNER, _EXPIRY + _OWNER))
+    return (f"{left} bytes are left for the subject ({expiry} with an expiry, {owner} with an owner, {both} with both): "
+            "use a shorter subject or a shorter address")

@@ -120,7 +120,8 @@ def _field(raw: bytes, start: int, end: int, longest: int, flags: set[str]) -> F
     if raw[start] in _SPACE:
         flags.add("leading-fold")
         return None
-    colon = raw.find(b":", start, read_to)
+    line_end = raw.find(b"\n", start, read_to)
+    colon = raw.find(b":", start, line_end if line_end >= 0 else read_to)
     written = raw[start:colon] if colon >= 0 else b""
     name = written.rstrip(_SPACE)
     if start == 0 and raw.startswith(b"From ") and name != b"From":
