@@ -360,11 +360,11 @@ class _Reader:
         text = self._text(self._message.content, "timestamp", "")
         try:
             moment = datetime.fromisoformat(text)
-        except ValueError:
+            if moment.tzinfo is None:
+                self._fail("timestamp", f"has no offset from UTC: {text!r}")
+            return moment.astimezone(UTC)
+        except (ValueError, OverflowError):
             self._fail("timestamp", f"not a time by RFC 3339: {text!r}")
-        if moment.tzinfo is None:
-            self._fail("timestamp", f"has no offset from UTC: {text!r}")
-        return moment.astimezone(UTC)
 
     def _key(self) -> Key | None:
         if self._data.get("key") is None:

@@ -212,7 +212,7 @@ class FaultyApp:
         elif self._tls_fault == "hang":
             self.stopping.wait()
         else:
-            sock.recv(16)
+            sock.recv(65_536)
             if self._tls_fault == "reset":
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         return True

@@ -83,21 +83,36 @@ class Fault(NamedTuple):
     reason: str
 
 
+def _folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def _dangling(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("/nonexistent/gatepost.sqlite")
+
+
+def _garbage(path: Path) -> None:
+    """All pages but the first, which says that it is a database of ours."""
+    _overwrite(path, 4_096, bytes(range(256)) * (os.path.getsize(path) // 256 - 16))
+
+
 FAULTS = [
     Fault("gone", Path.unlink, "the ledger is gone", "it was there yesterday: host-id tells"),
     Fault("gone-but-journal", _only_journal, "the ledger is gone", "an old journal would be read into a new database"),
     Fault("empty", lambda path: os.truncate(path, 0), "is empty", "SQLite takes an empty file for a new database"),
-    Fault("cut-off", lambda path: os.truncate(path, os.path.getsize(path) // 2 + 100), "docs/store.md", "a copy that broke off"),
-    Fault("cut-to-a-page", lambda path: os.truncate(path, 4096), "docs/store.md", "only the first page is left"),
+    Fault("cut-off", lambda path: os.truncate(path, os.path.getsize(path) // 2 + 100), "SQLITE_CORRUPT", "a broken-off copy"),
+    Fault("cut-to-a-page", lambda path: os.truncate(path, 4_096), "SQLITE_CORRUPT", "only the first page is left"),
     Fault("no-header", lambda path: _overwrite(path, 0, b"x" * 100), "not a database", "something wrote over its beginning"),
     Fault("text", lambda path: path.write_text("hello\n" * 999), "not a database", "not SQLite at all"),
-    Fault("garbage", lambda path: _overwrite(path, 4096, os.urandom(os.path.getsize(path) - 4096)), "malformed", "a dying disk"),
+    Fault("garbage", _garbage, "SQLITE_CORRUPT", "a dying disk"),
     Fault("foreign", _foreign, "not gatepost's", "a database of something else"),
     Fault("newer", lambda path: _version(path, 99), "newer gatepost", "a version went back"),
     Fault("version-0", lambda path: _version(path, 0), "not gatepost's", "never what we write"),
     Fault("stranger", _stranger, "not the ledger that host-id names", "its delivery ids would all be new"),
-    Fault("folder", lambda path: (path.unlink(), path.mkdir()), "unable to open", "a folder in its place"),
-    Fault("dangling", lambda path: (path.unlink(), path.symlink_to("/nonexistent/x")), "the ledger is gone", "a disk not mounted"),
+    Fault("folder", _folder, "unable to open", "a folder in its place"),
+    Fault("dangling", _dangling, "the ledger is gone", "a link to a disk that is not mounted"),
 ]
 
 
@@ -167,9 +182,12 @@ def test_locked_before_finish(store: Path) -> None:
     ask(ledger)
     other = sqlite3.connect(store / "gatepost.sqlite", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    for attempt in (lambda: ledger.finish(ID, 1, outcome="", now=1.0), lambda: ledger.release(ID, 1), lambda: ledger.prune(9e9, 0, 1)):
-        with pytest.raises(StoreError, match="locked"):
-            attempt()
+    with pytest.raises(StoreError, match="locked"):
+        ledger.finish(ID, 1, outcome="", now=1.0)
+    with pytest.raises(StoreError, match="locked"):
+        ledger.release(ID, 1)
+    with pytest.raises(StoreError, match="locked"):
+        ledger.prune(9e9, 0, 1)
     other.execute("ROLLBACK")
     assert ledger.finish(ID, 1, outcome="", now=1.0)
     other.close()
@@ -276,8 +294,8 @@ def as_nobody() -> None:
 @pytest.mark.parametrize(
     ("name", "mode", "says"),
     [
-        ("gatepost.sqlite", 0o400, "readonly|unable to open"),
-        ("gatepost.sqlite", 0o000, "unable to open"),
+        ("gatepost.sqlite", 0o400, "may not be read and written"),
+        ("gatepost.sqlite", 0o000, "may not be read and written"),
         ("", 0o500, "unable to open|readonly"),
         ("", 0o000, "Permission denied"),
         ("host-id", 0o000, "Permission denied"),

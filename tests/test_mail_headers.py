@@ -43,7 +43,7 @@ HEADS: list[tuple[str, bytes, list[tuple[str, bytes]], bytes, tuple[str, ...]]] 
     ("bare CR is no blank line", b"A: b\n\rC: d\n\n", [("a", b"b"), ("\rc", b"d")], b"", ("bare-cr-in-header", "strange-name")),
     ("mbox line", b"From ann Mon Jan  5 10:00:00 2026\nA: 1\n\n", [("a", b"1")], b"", ("mbox-from",)),
     ("mbox line later on", b"A: 1\nFrom ann\n\n", [("a", b"1")], b"", ("missing-colon",)),
-    ("From with space before its colon", b"From : a@example.org\n\n", [("from", b"a@example.org")], b"", ("space-before-colon",)),
+    ("From and a space", b"From : a@example.org\n\n", [("from", b"a@example.org")], b"", ("space-before-colon",)),
 ]
 
 
@@ -68,9 +68,9 @@ LIMITED: list[tuple[str, bytes, list[str], bytes, tuple[str, ...]]] = [
     ("a long name", b"a" * 21 + b": x\nb:2\n\ny", ["b"], b"y", ("field-too-long", "missing-colon")),
     ("a head as large as allowed", b"a: " + b"x\n " * 18 + b"xx\n" + b"\nbody", ["a"], b"body", ("field-too-long",)),
     ("a larger one", b"a: " + b"x\n " * 30 + b"\n\nbody", ["a"], b"body", ("field-too-long", "header-too-large")),
-    ("no line end within the limit", b"x" * 99 + b"\n\nbody", [], b"body", ("field-too-long", "header-too-large", "missing-colon")),
+    ("no line end in it", b"x" * 99 + b"\n\nbody", [], b"body", ("field-too-long", "header-too-large", "missing-colon")),
     ("no line end at all", b"a:" + b"x" * 99, ["a"], b"", ("field-too-long", "header-too-large", "no-blank-line")),
-    ("the limit between CR and LF", b"a:" + b"x" * 57 + b"\r\n\r\nbody", ["a"], b"body", ("field-too-long", "header-too-large")),
+    ("limit between CR, LF", b"a:" + b"x" * 57 + b"\r\n\r\nbody", ["a"], b"body", ("field-too-long", "header-too-large")),
 ]  # fmt: skip
 
 

@@ -23,7 +23,7 @@ TEXTS = [
     ("text around", b"Re: =?utf-8?q?=C3=BC?= x", "Re: \xfc x"),
     ("two words: white space between is not shown", b"=?utf-8?q?a?= \t =?utf-8?q?b?=", "ab"),
     ("two words of two charsets", b"=?utf-8?q?=C3=BC?= =?iso-8859-1?q?=FC?=", "\xfc\xfc"),
-    ("words without white space between", b"=?utf-8?q?a?==?utf-8?q?b?=", "=?utf-8?q?a?==?utf-8?q?b?="),
+    ("words without white space between", b"=?utf-8?q?a?==?utf-8?q?b?=", "ab"),
     ("text between keeps its spaces", b"=?utf-8?q?a?= - =?utf-8?q?b?=", "a - b"),
     ("a character split between two words", b"=?utf-8?q?=C3?= =?utf-8?q?=BC?=", "\xfc"),
     ("a character split, base64", b"=?utf-8?b?w7zDnw==?= =?utf-8?b?w6Q=?=", "\xfc\xdf\xe4"),
@@ -86,7 +86,7 @@ def test_every_charset_listed_decodes(name: str) -> None:
 def test_a_codec_that_is_not_listed_is_never_loaded() -> None:
     """A stranger's charset name makes Python import nothing."""
     before = set(sys.modules)
-    for name in (b"idna", b"punycode", b"zip", b"bz2", b"hex", b"uu", b"undefined", b"mbcs", b"antigravity", b"\xff", b"a" * 9_999):
+    for name in (b"idna", b"punycode", b"zip", b"bz2", b"hex", b"uu", b"undefined", b"mbcs", b"this", b"\xff", b"a" * 9_999):
         written = b"=?" + name + b"?q?a?="
         assert text(written).endswith("?q?a?=")
     assert {name for name in set(sys.modules) - before if name.startswith("encodings.")} <= {"encodings.cp1252"}

@@ -1,4 +1,4 @@
-"""The webhook against an app that has every fault an app can have: each row, what the app does and what gatepost makes of it."""
+"""The webhook against an app that has every fault: each row, what the app does and what gatepost makes of it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gatepost.sinks.delivery import Outcome
 from gatepost.sinks.http_post import Answer, parse_url
 from gatepost.sinks.webhook import judge
 from gatepost.sinks.wire import WireError
-from tests.faulty_app import BEHAVIOURS, DRIP, FaultyApp
+from tests.faulty_app import BEHAVIOURS, FaultyApp
 from tests.test_sinks import HERE, ID, MESSAGE, SECRET, in_seconds, make_delivery
 
 KEY = b"a secret of thirty-two octets..."
@@ -236,13 +236,6 @@ def test_every_behaviour_is_in_a_table() -> None:
     assert set(BEHAVIOURS) - {name for name, _, _, _ in FAULTS} == {"status", "explain", "slow-read", "confirm-plain"}
 
 
-def test_deadline_is_one_for_the_whole(app: FaultyApp) -> None:
-    """An app that sends on and on, each wait far below the deadline, is left at the deadline and not after its 50,000 octets."""
-    started = time.monotonic()
-    assert send(app, "drip-body", seconds=DRIP * 20).kind == "unavailable"
-    assert time.monotonic() - started < DRIP * 50_000 / 10
-
-
 def test_deadline_in_the_past_sends_nothing(app: FaultyApp) -> None:
     """With no time left there is no attempt."""
     assert send(app, seconds=-1).kind == "unavailable"
@@ -340,7 +333,7 @@ def test_wrong_secret_is_a_misconfiguration(app: FaultyApp) -> None:
     assert not app.taken
 
 
-@pytest.mark.parametrize("secrets", [(b"o" * 32, KEY), (KEY, b"n" * 32)], ids=["app knows the new one", "app knows the old one"])
+@pytest.mark.parametrize("secrets", [(b"o" * 32, KEY), (KEY, b"n" * 32)], ids=["knows the new", "knows the old"])
 def test_every_secret_signs_while_one_rotates(app: FaultyApp, secrets: tuple[bytes, ...]) -> None:
     """An app that knows either secret takes the message."""
     assert send(app, secrets=secrets).kind == "delivered"
@@ -350,9 +343,11 @@ def test_every_secret_signs_while_one_rotates(app: FaultyApp, secrets: tuple[byt
 def test_retry_has_the_same_bytes_and_a_fresh_signature(app: FaultyApp) -> None:
     """Same id, same body; another time, another signature."""
     app.tolerance = None
-    for attempt, now in ((1, 1_795_255_200.9), (2, 1_795_258_800.0)):
-        sink = Sink(name="app", kind="webhook", target=app.url(), secrets=(KEY,))
-        assert deliver(sink, make_delivery(attempt=attempt), deadline=in_seconds(60), now=lambda at=now: at).kind == "delivered"
+    times = iter([1_795_255_200.9, 1_795_258_800.0])
+    sink = Sink(name="app", kind="webhook", target=app.url(), secrets=(KEY,))
+    for attempt in (1, 2):
+        outcome = deliver(sink, make_delivery(attempt=attempt), deadline=in_seconds(60), now=lambda: next(times))
+        assert outcome.kind == "delivered"
     first, second = app.requests
     assert first.body == second.body
     assert first.fields["webhook-id"] == second.fields["webhook-id"]

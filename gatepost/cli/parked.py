@@ -82,8 +82,9 @@ def run_show(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps({**_facts(entry), "raw": raw.decode("utf-8", "replace")}))
         return 0
-    for name, value in _facts(entry).items():
-        print(f"{name + ':':<14} {_shown(str(value))}")
+    facts = {**_facts(entry), "parked_at": _when(entry.parked_at), "headers_only": "yes" if entry.headers_only else "no"}
+    for name, value in facts.items():
+        print(f"{name.replace('_', ' ') + ':':<14} {_shown(str(value)) or '-'}")
     print()
     for text in raw.decode("utf-8", "replace").splitlines():
         print(_shown(text))

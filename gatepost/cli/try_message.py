@@ -112,6 +112,8 @@ def _show(decision: Decision, decided: Decision, settings: Settings) -> None:
     print()
     for step in decision.trace:
         print(f"  {'->' if step.applied else '  '} {step.rule:<18} {step.evidence}")
+        if step.applied:
+            break
     others = [finding for finding in decision.findings if finding.family == "parser"]
     for finding in others:
         print(f"     noticed: {finding.slug}")

@@ -134,17 +134,9 @@ def _secrets_path(top: Section, folder: str, *, needed: bool) -> str:
 
 def _top(folder: str) -> Table:
     """Every top-level name, in the design's order."""
-    route: Table = {
-        "name": scalar(slug),
-        "address": scalar(check_pattern),
-        "keys": mapped(_keys(folder), required=("format",)),
-        "screening": mapped(_screening),
-        "sender": mapped(_sender),
-        "deliver": listed(scalar(slug), least=1),
-    }
     return {
         "trusted": listed(scalar(host_name)),
-        "routes": listed(mapped(route, required=("name", "address", "deliver"), called="this route"), least=1),
+        "routes": listed(mapped(_route_table(folder), required=("name", "address", "deliver"), called="this route"), least=1),
         "screening": mapped(_screening),
         "sender": later(mapped(_sender), ": write it under each route that needs it"),
         "limits": later(mapped(_limits)),
@@ -159,6 +151,17 @@ def _top(folder: str) -> Table:
         "milter": later(None),
         "lmtp": later(None),
         "mailboxes": later(None),
+    }
+
+
+def _route_table(folder: str) -> Table:
+    return {
+        "name": scalar(slug),
+        "address": scalar(check_pattern),
+        "keys": mapped(_key_table(folder), required=("format",)),
+        "screening": mapped(_screening),
+        "sender": mapped(_sender),
+        "deliver": listed(scalar(slug), least=1),
     }
 
 
@@ -177,7 +180,7 @@ def _sub(top: Section, name: str) -> Section:
     return found if isinstance(found, Section) else Section(top.node)
 
 
-def _keys(folder: str) -> Table:
+def _key_table(folder: str) -> Table:
     return {
         "format": scalar(choice("signed", later=_later_formats)),
         "secret": scalar(label),
@@ -249,11 +252,11 @@ def _route(route: Section, notes: Notes, general: dict[str, str]) -> dict[str, A
     keys = _sub(route, "keys")
     address: str = route.get("address", "")
     must_match: str = _sub(route, "sender").get("must-match", "")
-    if "%{key}" in address and "keys" not in route.nodes:
+    if "%{key}" in address and not route.wrote("keys"):
         notes.problem(route.nodes["address"], "address: has a place for a key, and the route has no keys: to check it")
-    if must_match and "keys" not in route.nodes:
+    if must_match and not route.wrote("keys"):
         notes.problem(route.nodes["sender"], "sender: must-match needs keys: it compares the sender with the key's owner")
-    if keys.get("format") == "signed" and "secret" not in keys.nodes:
+    if keys.get("format") == "signed" and not keys.wrote("secret"):
         notes.problem(keys.node, "keys: secret is missing: the name of an entry in the secrets file")
     screening = _sub(route, "screening").values
     return {
@@ -310,21 +313,12 @@ def _sinks(
     node: Node | None, notes: Notes, folder: str,
 ) -> tuple[list[dict[str, Any]], list[SecretUse], tuple[tuple[str, Node], ...]]:
     """The sinks as trees, the secrets that they name, and the CA files."""
-    table: Table = {
-        "webhook": scalar(webhook_url),
-        "secret": scalar(label),
-        "format": scalar(choice("json", "raw")),
-        "confirm": scalar(truth),
-        "ca_file": scalar(file_name(folder)),
-        "maildir": scalar(absolute_path),
-        "command": _no_command,
-    }
     trees: list[dict[str, Any]] = []
     uses: list[SecretUse] = []
     ca_files: list[tuple[str, Node]] = []
     for entry in entries(node):
         scalar(slug)(entry.name, notes, "a sink's name")
-        sink = section(entry.node, notes, entry.name.text[:40], table, elsewhere={"deliver": "a route"})
+        sink = section(entry.node, notes, entry.name.text[:40], _sink_table(folder), elsewhere={"deliver": "a route"})
         if not sink.whole:
             continue
         _agree(entry, sink, notes)
@@ -341,6 +335,18 @@ def _sinks(
     return trees, uses, tuple(ca_files)
 
 
+def _sink_table(folder: str) -> Table:
+    return {
+        "webhook": scalar(webhook_url),
+        "secret": scalar(label),
+        "format": scalar(choice("json", "raw")),
+        "confirm": scalar(truth),
+        "ca_file": scalar(file_name(folder)),
+        "maildir": scalar(absolute_path),
+        "command": _no_command,
+    }
+
+
 def _no_command(node: Node, notes: Notes, _name: str) -> None:
     notes.problem(node, f"command: {_NOT_YET}; use webhook: or maildir:")
 
@@ -348,11 +354,13 @@ def _no_command(node: Node, notes: Notes, _name: str) -> None:
 def _agree(entry: Entry, sink: Section, notes: Notes) -> None:
     """A sink is one thing, with what belongs to it."""
     kinds = [name for name in ("webhook", "maildir", "command") if name in sink.nodes]
+    if not kinds and sink.meant & {"webhook", "maildir", "command"}:
+        return
     if not kinds:
         notes.problem(entry.name, f"{shown(entry.name.text)}: says nowhere to go: give it webhook: URL or maildir: /FOLDER")
     elif len(kinds) > 1:
         notes.problem(sink.nodes[kinds[1]], f"{kinds[1]}: this sink is a {kinds[0]} already; make it two sinks")
-    elif kinds == ["webhook"] and "secret" not in sink.nodes:
+    elif kinds == ["webhook"] and not sink.wrote("secret"):
         notes.problem(entry.name, f"{shown(entry.name.text)}: secret is missing: the name of an entry in the secrets file")
     elif kinds == ["maildir"]:
         for name in ("secret", "format", "confirm", "ca_file"):

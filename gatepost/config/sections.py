@@ -34,6 +34,12 @@ class Section:
         self.whole = isinstance(node, Mapping)
         self.values: dict[str, Any] = {}
         self.nodes: dict[str, Node] = {}
+        #: Known names that an unknown one comes near to: a misspelled name is one mistake, not also a missing one.
+        self.meant: set[str] = set()
+
+    def wrote(self, name: str) -> bool:
+        """Whether the name stands there, right, wrong or misspelled."""
+        return name in self.nodes or name in self.meant
 
     def get(self, name: str, default: Any = None) -> Any:
         """The value of a name that was written and is right, else the default."""
@@ -53,19 +59,18 @@ def section(
     if not isinstance(node, Mapping):
         _wrong_type(node, notes, name, "names with values (name: value)")
         return found
-    meant: set[str] = set()  # a required name that is only misspelled is one mistake, not two
     for entry in node.entries:
         key = entry.name.text
         found.nodes[key] = entry.node
         if key not in table:
-            meant.add(near(key, table))
+            found.meant.add(near(key, table))
             notes.problem(entry.name, _unknown(key, name, table, elsewhere or {}))
             continue
         value = table[key](entry.node, notes, key)
         if value is not None:
             found.values[key] = value
     for key in required:
-        if key not in found.nodes and key not in meant:
+        if not found.wrote(key):
             notes.problem(node, f"{name}: {key} is missing")
     return found
 

@@ -76,6 +76,7 @@ def _mend(room: int) -> str:
     plain = room * 5 // 8 - _TAG_AND_HEAD
     if plain < 1:
         return f"{max(room, 0)} are left for the key, a key has 20 or more: shorten the route's address"
-    left, expiry, owner, both = (min(max(plain - more, 0), signed.MAX_SUBJECT) for more in (0, _EXPIRY, _OWNER, _EXPIRY + _OWNER))
+    also = (0, _EXPIRY, _OWNER, _EXPIRY + _OWNER)
+    left, expiry, owner, both = (min(max(plain - each, 0), signed.MAX_SUBJECT) for each in also)
     return (f"{left} bytes are left for the subject ({expiry} with an expiry, {owner} with an owner, {both} with both): "
             "use a shorter subject or a shorter address")

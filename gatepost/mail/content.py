@@ -63,9 +63,10 @@ def content_type(value: bytes, limit: int) -> ContentType:
 
 
 def _type(part: list[tuple[str, str, bool]], flags: set[str]) -> str:
-    if len(part) != 3 or part[1][0] != "/":
+    readable = len(part) >= 3 and part[1][0] == "/" and part[0][0] not in "=/" and part[2][0] not in "=/"
+    if len(part) != 3 or not readable:
         flags.add("unparsed")
-    if len(part) < 3 or part[1][0] != "/" or part[0][0] in "=/" or part[2][0] in "=/":
+    if not readable:
         return ""
     return _text(f"{part[0][1]}/{part[2][1]}").lower()
 

@@ -232,13 +232,13 @@ def _address(part: list[Token]) -> str:
         return ""
     if any(kind == QUOTED for kind, _, _ in domain) or len(_runs(domain)) > 1:
         return ""
-    content = " ".join(["".join([word for _, word, _ in run]) for run in _runs(local)])
+    content = _octets(" ".join(["".join([word for _, word, _ in run]) for run in _runs(local)]))
     if not content or any(char in _QUOTED_ONLY or char <= " " for char in content):
         content = quoted(content)
     host = fold(_octets("".join([word for _, word, _ in domain]))).removesuffix(".")
     if signs and not host:
         return ""
-    return f"{_octets(content)}@{host}" if signs else _octets(content)
+    return f"{content}@{host}" if signs else content
 
 
 def _octets(latin1: str) -> str:

@@ -236,7 +236,7 @@ class Wire:
         except (BlockingIOError, InterruptedError):
             return None
         except OSError as error:
-            raise EndedError(f"the connection broke: {error.strerror or error}") from error
+            raise EndedError(f"the connection broke while {self.doing}: {error.strerror or error}") from error
 
     def _take_some(self) -> None:
         came = self._receive()

@@ -27,6 +27,8 @@ def client_context(ca_file: str) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # CERT_REQUIRED and check_hostname come with it
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION
+    # Python sets this by default; an answer that was cut off would look like one that has ended.
+    context.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
     context.set_alpn_protocols(["http/1.1"])
     try:
         if ca_file:
@@ -135,7 +137,7 @@ class TlsWire(Wire):
         except ssl.SSLZeroReturnError:
             self.ended = True
         except ssl.SSLEOFError as error:
-            raise EndedError("TLS: the connection was cut off") from error
+            raise EndedError("the connection ended before the answer was whole (TLS: no close_notify)") from error
         except ssl.SSLError as error:
             raise WireError("unavailable", f"TLS: {_reason(error)}") from error
 

@@ -173,6 +173,8 @@ def open_database(folder: str, *, busy_timeout: float = 10.0) -> sqlite3.Connect
             size = os.stat(path).st_size
         if size == 0:
             raise StoreError(f"{path}: is empty, it was cut off: restore a copy, docs/store.md says how")
+        if not os.access(path, os.R_OK | os.W_OK):  # SQLite would give its journal the same mode, and leave it so for ever
+            raise StoreError(f"{path}: may not be read and written: {_MENDS[8]}")
         database = _connect(path, busy_timeout)
     except (sqlite3.Error, OSError) as error:
         raise _explained(path, error) from error
@@ -208,12 +210,6 @@ def _prepare(database: sqlite3.Connection, path: str) -> None:
     """Settings of the connection, and the schema of this version."""
     database.text_factory = _text
     (version,) = database.execute("PRAGMA user_version").fetchone()
-    database.execute("PRAGMA journal_mode=WAL")  # in the file already, unless a copy was restored with another
-    database.execute("PRAGMA synchronous=FULL")
-    database.execute("PRAGMA secure_delete=FAST")  # what finish() clears leaves the page that is written anyway
-    database.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
-    if version == len(_MIGRATIONS):
-        return
     if version == 0:
         raise StoreError(f"{path}: is a database, but not gatepost's: restore a copy, docs/store.md says how")
     if version > len(_MIGRATIONS):
@@ -221,7 +217,12 @@ def _prepare(database: sqlite3.Connection, path: str) -> None:
             f"{path}: was written by a newer gatepost (schema {version}, this one knows {len(_MIGRATIONS)}): install that"
             " version again"
         )
-    _migrate(database, path)
+    database.execute("PRAGMA journal_mode=WAL")  # in the file already, unless a copy was restored with another
+    database.execute("PRAGMA synchronous=FULL")
+    database.execute("PRAGMA secure_delete=FAST")  # what finish() clears leaves the page that is written anyway
+    database.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
+    if version < len(_MIGRATIONS):
+        _migrate(database, path)
 
 
 def _text(octets: bytes) -> str:

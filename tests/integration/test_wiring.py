@@ -98,7 +98,8 @@ def wired(*, options: dict[str, str] | None = None, change: tuple[str, str, str]
         script.write_text(STAND_IN)
         routes = tuple(Route(name=f"r{number}", address=address, screening=Screening(), deliver=("app",))
                        for number, address in enumerate(ROUTES))
-        settings = Settings(file=str(seen), routes=routes, timing=Timing(), parked=ParkedLimits(), parser=ParserLimits(), sinks=())
+        settings = Settings(file=str(seen), routes=routes, timing=Timing(), parked=ParkedLimits(), parser=ParserLimits(),
+                            sinks=())
         postfix = PrivatePostfix(folder / "postfix", outbox_port=outbox.port, options=options)
         fragments = wiring.render(settings, python=base_python(), pipe_script=str(script), config=str(seen), person=PERSON,
                                   host=postfix.host, folder=str(postfix.maps_folder))
@@ -238,9 +239,9 @@ def test_the_sender_opens_no_relay(plain: Wired, sender: str) -> None:
 def test_postfix_has_nothing_to_complain_of(delimited: Wired) -> None:
     """`postfix check` and `postconf` find nothing to warn of in the fragments, and neither does a start."""
     assert delimited.postfix.command("postfix", "check") == ""
-    assert "warning" not in delimited.postfix.command("postconf", "-n")
-    assert "warning" not in delimited.postfix.command("postconf", "-M")
-    assert "warning" not in delimited.postfix.command("postconf", "-P")
+    assert "warning:" not in delimited.postfix.command("postconf", "-n")
+    assert "warning:" not in delimited.postfix.command("postconf", "-M")
+    assert "warning:" not in delimited.postfix.command("postconf", "-P")
     said_by_clients = r"Illegal address syntax|numeric domain name|valid_hostname|address not listed for hostname"
     assert [line for line in delimited.postfix.complaints() if not re.search(said_by_clients, line)] == []
 
@@ -289,13 +290,10 @@ HOSTILE = [
     # sender, recipient, helo, argument expected, why
     ("", "reply+k@in.example.com", "h", "--sender=", "the null sender is empty, not MAILER-DAEMON"),
     ("MAILER-DAEMON@example.net", "reply+k@in.example.com", "h", "--sender=MAILER-DAEMON@example.net", "and cannot be forged"),
-    ("-x@example.net", "reply+k@in.example.com", "h", "--sender=-x@example.net", "a sender that looks like an option"),
     ("a@example.net", "reply+--config=/evil@in.example.com", "h", "--recipient=reply+--config=/evil@in.example.com",
      "a key that looks like an option"),
-    ("a@example.net", "--config=/evil@all.example.com", "h", "--recipient=--config=/evil@all.example.com",
-     "a recipient that looks like an option"),
-    ("a@example.net", "reply+$(id)`id`@in.example.com", "h", "--recipient=reply+$(id)`id`@in.example.com", "no shell"),
-    ("a@example.net", "reply+${sender}@in.example.com", "h", "--recipient=reply+${sender}@in.example.com", "no second expansion"),
+    ("a@example.net", "reply+$HOME`id`|id@in.example.com", "h", "--recipient=reply+$HOME`id`|id@in.example.com", "no shell"),
+    ("a@example.net", "reply+${size}@in.example.com", "h", "--recipient=reply+${size}@in.example.com", "no second expansion"),
     ("a@example.net", '"reply+k k"@in.example.com', "h", '--recipient="reply+k k"@in.example.com', "flag q keeps the quotes"),
     ('"a b"@example.net', "reply+k@in.example.com", "h", '--sender="a b"@example.net', "flag q, the sender's too"),
     ("a@example.net", "reply+k@in.example.com", "--config=/evil", "--helo=--config=/evil", "a HELO that looks like an option"),
@@ -312,6 +310,14 @@ def test_nothing_a_sender_chose_becomes_an_option(
     assert argument in argv, why
     assert [item.partition("=")[0] for item in argv] == [
         "--config", "--size", "--sender", "--recipient", "--original-recipient", "--queue-id", "--client-address", "--helo"]
+
+
+def test_an_address_does_not_begin_with_a_hyphen(plain: Wired) -> None:
+    """Postfix itself refuses what would look like an option to other programs; gatepost does not count on it."""
+    with plain.postfix.session() as session:
+        assert session.command("MAIL FROM:<-x@example.net>").code == 501
+        assert session.command("MAIL FROM:<x@example.net>").code == 250
+        assert session.command("RCPT TO:<--config=/evil@all.example.com>").code == 501
 
 
 @pytest.mark.parametrize("ending", [b"hello\n", b"hello", b"hello\n\n"], ids=["LF", "none", "two LF"])
@@ -399,7 +405,8 @@ def queued(plain: Wired) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(("key", "status", "dsn", "why"), FAULTS, ids=[row[0] for row in FAULTS])
-def test_only_a_refusal_of_ours_bounces(plain: Wired, queued: dict[str, str], key: str, status: str, dsn: str, why: str) -> None:
+def test_only_a_refusal_of_ours_bounces(
+        plain: Wired, queued: dict[str, str], key: str, status: str, dsn: str, why: str) -> None:
     """Every fault around the script ends as a deferral; a code that one of gatepost's rules has still bounces."""
     (delivery,) = plain.postfix.wait_delivery(queued[key])
     assert (delivery.status, delivery.dsn) == (status, dsn), f"{why}: {delivery.text}"
@@ -422,22 +429,31 @@ def test_as_many_bounces_left_as_there_were_refusals(plain: Wired, queued: dict[
 
 
 BROKEN = [
-    (" -I ", " -I /nowhere", "the script is not there"),
-    ("argv=/", "argv=/nowhere/", "the interpreter is not there"),
-    ("user=gatepost", "user=no-such-user", "the user is not there"),
-    ("/status.regexp", "/nowhere.regexp", "the belt itself is not there"),
+    # in master.cf, instead, what the log says of it
+    (" -I ", " -I /nowhere", r"status=deferred .*No such file", "the script is not there"),
+    ("argv=/", "argv=/nowhere/", r"status=deferred .*No such file", "the interpreter is not there"),
+    ("user=gatepost", "user=no-such-user", r"fatal: .*no-such-user", "the user is not there"),
 ]
 
 
-@pytest.mark.parametrize(("text", "instead", "why"), BROKEN, ids=[row[2] for row in BROKEN])
-def test_what_cannot_start_defers(text: str, instead: str, why: str) -> None:
+@pytest.mark.parametrize(("text", "instead", "logged", "why"), BROKEN, ids=[row[3] for row in BROKEN])
+def test_what_cannot_start_defers(text: str, instead: str, logged: str, why: str) -> None:
     """A wiring that points to nothing keeps the message in the queue; no bounce leaves."""
     for instance in wired(change=("master.cf", text, instead)):
-        sent = instance.postfix.send("a@example.net", "reply+k@in.example.com", MESSAGE)
-        (delivery, *_) = instance.postfix.wait_delivery(sent.queue_id)
-        assert delivery.status == "deferred", f"{why}: {delivery.text}"
-        assert [entry["queue_id"] for entry in instance.postfix.queue()] == [sent.queue_id]
+        sent = instance.postfix.send("a@example.net", "reply+exit-1@in.example.com", MESSAGE)
+        wait_for(lambda: re.search(logged, instance.postfix.log()), what=f"{logged} in the log")  # noqa: B023 - called at once
+        assert [entry["queue_id"] for entry in instance.postfix.queue()] == [sent.queue_id], why
+        assert not [delivery for delivery in instance.postfix.deliveries() if delivery.status != "deferred"], why
         assert instance.outbox.messages == []
+
+
+def test_the_belt_is_what_defers() -> None:
+    """Without status.regexp the same fault bounces: the test can see it, and a person must see to it that the file is there."""
+    for instance in wired(change=("master.cf", "/status.regexp", "/nowhere.regexp")):
+        sent = instance.postfix.send("a@example.net", "reply+exit-1@in.example.com", MESSAGE)
+        (delivery,) = instance.postfix.wait_delivery(sent.queue_id)
+        assert delivery.status == "bounced"
+        assert any("nowhere.regexp" in line for line in instance.postfix.complaints())
 
 
 # --- smuggling ------------------------------------------------------------------------------------------------------------
