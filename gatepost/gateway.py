@@ -9,12 +9,12 @@ Never: spools; retries by itself (Postfix's queue does); chooses (policy does).
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 
 from gatepost import log, policy
-from gatepost.decision import Decision, Envelope, Finding, Key, Thread, rule_decision
+from gatepost.decision import Decision, Envelope, rule_decision
 from gatepost.errors import GatepostError, StoreError
+from gatepost.frozen import freeze, thaw
 from gatepost.mail.message import parse
 from gatepost.mail.recipient import recipient
 from gatepost.screening.passage import passage
@@ -27,7 +27,7 @@ from gatepost.value import Value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, Final
+    from typing import Final
 
     from gatepost.mail.message import Message
     from gatepost.settings import Route, Settings
@@ -121,7 +121,7 @@ class Gateway:
             id_,
             now=started,
             lease=settings.timing.lease,
-            judgement=_freeze(verdict),
+            judgement=freeze(verdict),
             queue_id=envelope.queue_id,
             sender=envelope.sender,
             recipient=to,
@@ -203,7 +203,7 @@ class Gateway:
             "recipient": job.envelope.recipient,
             "first_seen": job.claim.first_seen,
             "envelope": dict(job.envelope.__dict__),
-            "judgement": _freeze(job.verdict),
+            "judgement": freeze(job.verdict),
         }
         raw = job.message.raw[: job.message.headers.body_start] if headers_only else job.message.raw
         parked.park(job.id, raw=raw, headers_only=headers_only, meta=meta)
@@ -220,7 +220,7 @@ class Gateway:
         """
         ledger, _ = self._stores()
         try:
-            ledger.finish(job.id, job.claim.fence, outcome=_freeze(decision), now=self.now(), prune=_PRUNE_A_RUN,
+            ledger.finish(job.id, job.claim.fence, outcome=freeze(decision), now=self.now(), prune=_PRUNE_A_RUN,
                           keep=KEEP_ROWS)  # fmt: skip
         except StoreError as error:
             if decision.action == "reject":
@@ -273,24 +273,9 @@ class _Job:
         self.message, self.facts, self.verdict = message, facts, verdict
 
 
-def _freeze(decision: Decision) -> str:
-    """JSON of a decision without its trace: what the ledger keeps."""
-    plain: dict[str, Any] = dict(decision.__dict__)
-    del plain["trace"]
-    plain["key"] = decision.key and decision.key.__dict__
-    plain["thread"] = decision.thread and decision.thread.__dict__
-    plain["findings"] = [finding.__dict__ for finding in decision.findings]
-    return json.dumps(plain, separators=(",", ":"))
-
-
 def _thaw(text: str) -> Decision:
-    """The decision that `_freeze` wrote; StoreError where the ledger holds something else."""
+    """A decision out of the ledger; StoreError where it holds something else."""
     try:
-        plain = json.loads(text)
-        if plain["key"]:
-            plain["key"] = Key(**{**plain["key"], "options": tuple(plain["key"]["options"])})
-        plain["thread"] = plain["thread"] and Thread(**plain["thread"])
-        plain["findings"] = tuple(Finding(**finding) for finding in plain["findings"])
-        return Decision(**plain)
-    except (ValueError, TypeError, KeyError) as error:
-        raise StoreError(f"the ledger holds no decision: {type(error).__name__}") from error
+        return thaw(text)
+    except ValueError as error:
+        raise StoreError(f"the ledger holds no decision: {error}") from error

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from gatepost.decision import Envelope
+from gatepost.decision import Decision, Envelope, Finding, Key, Thread, rule_decision
 from gatepost.errors import StoreError
+from gatepost.frozen import freeze, thaw
 from gatepost.gateway import Gateway, Receipt, delivery_id
 from gatepost.mail.canonical import from_pipe
 from gatepost.stores.ledger import Ledger
@@ -122,9 +123,8 @@ def test_a_second_run_at_the_same_time_touches_no_sink(made: Installation, clock
     to = made.address(made.key())
     ledger = Ledger.open(str(made.store))
     id_ = delivery_id(ledger.host_id, "Q1", to)
-    judgement = '{"action":"accept","rule":"accepted","status":"2.0.0","text":"accepted","detail":"","route":"replies",'
-    judgement += '"key":null,"thread":null,"findings":[]}'
-    ledger.claim(id_, now=clock(), lease=180, judgement=judgement, queue_id="Q1", sender="", recipient=to)
+    judged = rule_decision("accept", "accepted", route="replies")
+    ledger.claim(id_, now=clock(), lease=180, judgement=freeze(judged), queue_id="Q1", sender="", recipient=to)
     busy = receive(made, clock, to)
     assert (busy.decision.action, busy.decision.rule, busy.decision.status) == ("defer", "in-flight", "4.3.2")
     assert taken(made) == []
@@ -261,3 +261,27 @@ def test_an_unreadable_revoked_file_defers(made: Installation, clock: Clock) -> 
     receipt = receive(made, clock, made.address(made.key()))
     assert (receipt.decision.action, receipt.decision.rule) == ("defer", "internal-error")
     assert taken(made) == []
+
+
+ODD = "tab\t line\n back\\slash \u202e \udcff \x00 \U0001f600"
+FROZEN = [
+    ("plain", rule_decision("accept", "accepted", route="replies"), "the least"),
+    ("whole", rule_decision("park", "gave-up", detail=ODD).replace(
+        key=Key(raw="k", subject=ODD, options=("a", ODD)), thread=Thread(found_in="References", parent_message_id=ODD),
+        findings=(Finding(slug="x", family="parser", evidence=ODD), Finding(slug="y", family="loops", evidence=""))), "all of it"),
+    ("empty option", rule_decision("accept", "accepted").replace(key=Key(raw="", subject="", options=("",))), "nothing is lost"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("decision", [row[1] for row in FROZEN], ids=[row[0] for row in FROZEN])
+def test_a_decision_survives_the_ledger(decision: Decision) -> None:
+    """What was judged comes back as it was, whatever characters a stranger put into it; and it is one ASCII text."""
+    assert thaw(freeze(decision)) == decision
+    assert freeze(decision).isascii()
+
+
+@pytest.mark.parametrize("text", ["", "x", "key\ta", "decision\taccept", "decision\ta\tb\tc\td\te\tf\nfinding\tx", "\u00e9"])
+def test_another_text_is_no_decision(text: str) -> None:
+    """A damaged ledger gives an error, which defers, and never half a decision."""
+    with pytest.raises(ValueError):  # noqa: PT011  # any of them
+        thaw(text)

@@ -124,7 +124,7 @@ FRONTS = [
     ("our Authentication-Results", b"Authentication-Results: mx1.example.com; spf=pass\n", True),
     ("with comment and version", b'Authentication-Results: (x) "MX1.example.com." 1; none\n', True),
     ("stamp", b"X-Gatepost-Stamp: t=1\n", True),
-    ("all of them", b"X-Gatepost-Stamp: 1\nAuthentication-Results: mx2.example.com; none\nReceived: by mx2.example.com\n", True),
+    ("all three", b"X-Gatepost-Stamp: 1\nAuthentication-Results: mx2.example.com; none\nReceived: by mx2.example.com\n", True),
     ("a stranger's Received", b"Received: from x by mx1.example.net\n", False),
     ("a stranger's that names us", b"Received: from mx1.example.com by x.example.net\n", False),
     ("ours only in a comment", b"Received: by x.example.net (by mx1.example.com)\n", False),

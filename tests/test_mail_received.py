@@ -14,7 +14,7 @@ VALUES: list[tuple[str, bytes, tuple[str, str, str, str, str]]] = [
      b"from mail.example.net (mail.example.net [192.0.2.7]) by MX.example.com (Postfix) with ESMTPS id 4abCdE1 \
 for <reply+K@In.Example.com>; Mon, 5 Jan 2026 10:00:00 +0000 (UTC)",
      ("mail.example.net", "mx.example.com", "ESMTPS", "4abCdE1", "reply+K@in.example.com")),
-    ("by the pickup daemon", b"by mx.example.com (Postfix, from userid 1) id 4abC; Mon", ("", "mx.example.com", "", "4abC", "")),
+    ("by pickup", b"by mx.example.com (Postfix, from userid 1) id 4abC; Mon", ("", "mx.example.com", "", "4abC", "")),
     ("no date", b"from a by b", ("a", "b", "", "", "")),
     ("empty", b"", ("", "", "", "", "")),
     ("clauses in any case", b"FROM a BY b WITH c ID d FOR e@f", ("a", "b", "c", "d", "e@f")),

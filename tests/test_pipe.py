@@ -211,7 +211,7 @@ def test_a_missing_package_defers(made: Installation, tmp_path: Path) -> None:
 
 BAD_LINES = [
     ("unknown word", ["--config=/x", "--recipient=a@b", "--queue-id=1", "--verbose"], "a typing error in master.cf"),
-    ("option injection", ["--config=/x", "--recipient=a@b", "--queue-id=1", "--config2=EVIL"], "no word of a sender's is an option"),
+    ("option injection", ["--config=/x", "--recipient=a@b", "--queue-id=1", "--config2=EVIL"], "a sender's word is no option"),
     ("no recipient", ["--config=/x", "--queue-id=1"], "nothing to decide about"),
     ("no arguments", [], "somebody runs it by hand"),
     ("bare word", ["--config=/x", "--recipient=a@b", "--queue-id=1", "app"], "not of the form --name=value"),

@@ -198,7 +198,7 @@ THREADS = [
     ("references", f"References: <a@example.org> {PARENT}\n", ("References", PARENT, "42"), "some clients send only this"),
     ("nearest", f"References: {OTHER} {PARENT}\n", ("References", PARENT, "42"), "the last reference is the parent"),
     ("in-reply-to first", f"References: {OTHER}\nIn-Reply-To: {PARENT}\n", ("In-Reply-To", PARENT, "42"), "the closer field"),
-    ("forged falls back", f"In-Reply-To: {FORGED}\nReferences: {PARENT}\n", ("References", PARENT, "42"), "a forged key names none"),
+    ("forged falls back", f"In-Reply-To: {FORGED}\nReferences: {PARENT}\n", ("References", PARENT, "42"), "it names none"),
     ("forged", f"In-Reply-To: {FORGED}\n", None, "accepted as a new conversation"),
     ("expired", f"In-Reply-To: {GONE}\n", None, "a key past its day relates nothing"),
     ("strangers", "In-Reply-To: <x@example.org>\n", None, "not a Message-ID of ours"),
@@ -277,7 +277,9 @@ def test_what_a_sinks_answer_becomes(kind: str, times: int, age: float, action: 
 
 def test_an_apps_refusal_keeps_the_apps_words() -> None:
     """The text that the app gives is the public text."""
-    decision = policy.after_handover("refused", detail="", text="Closed", cannot_take=0, first_seen=NOW, settings=settings(), now=NOW)
+    decision = policy.after_handover(
+        "refused", detail="", text="Closed", cannot_take=0, first_seen=NOW, settings=settings(), now=NOW
+    )
     assert decision.text == "Closed"
 
 

@@ -86,8 +86,8 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 def send(
     app: FaultyApp, ca_file: str, path: str = "mail", *, host: str = "127.0.0.1", seconds: float = 60, **more: Any
 ) -> Outcome:
-    fields: dict[str, Any] = {"name": "app", "kind": "webhook", "target": app.url(path, host), "secrets": (KEY,), "ca_file": ca_file}
-    return deliver(Sink(**fields), make_delivery(**more), deadline=in_seconds(seconds))
+    sink = Sink(name="app", kind="webhook", target=app.url(path, host), secrets=(KEY,), ca_file=ca_file)
+    return deliver(sink, make_delivery(**more), deadline=in_seconds(seconds))
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])

@@ -9,6 +9,7 @@ it lies in the store's folder, mode 0600.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import marshal
 import os
@@ -72,23 +73,19 @@ def _key(path: str, data: bytes) -> bytes:
 
 
 def _believed(folder: str, key: bytes) -> Settings | None:
-    """The settings of the copy, or None where there is none to believe. Raises ConfigError for the secrets file."""
+    """The settings of the copy, or None where there is none to believe."""
     payload = _payload(os.path.join(folder, COPY_NAME), key)
     if payload is None:
         return None
     try:
         secrets_path, secrets_digest, tree = marshal.loads(payload)  # noqa: S302  # ours, whole, and this Python's: see above
-        settings = from_tree(tree)
-    except (ValueError, TypeError, KeyError, AttributeError, EOFError):
-        return None
-    if secrets_path:
-        try:
+        if secrets_path:
             secrets, problems = read_secrets(secrets_path)
-        except ConfigError:
-            return None  # the full load tells it together with what else is wrong
-        if problems or hashlib.sha256(secrets).digest() != secrets_digest:
-            return None
-    return settings
+            if problems or hashlib.sha256(secrets).digest() != secrets_digest:
+                return None
+        return from_tree(tree)
+    except (ConfigError, ValueError, TypeError, LookupError, AttributeError, EOFError):
+        return None  # the full load tells what is wrong with the secrets file, together with what else is wrong
 
 
 def _payload(name: str, key: bytes) -> bytes | None:
@@ -126,8 +123,10 @@ def _keep(folder: str, key: bytes, built: Built) -> None:
         return
     try:
         try:
-            # One write, no fsync: a copy that is cut off or lost in a crash is not believed, and made anew.
-            os.write(handle, _head(key, payload) + payload)
+            # No fsync: a copy that a crash cuts off or loses is not believed, and made anew.
+            copy = _head(key, payload) + payload
+            if os.write(handle, copy) != len(copy):
+                raise OSError(errno.ENOSPC, "cut off")
         finally:
             os.close(handle)
         os.rename(new, os.path.join(folder, COPY_NAME))

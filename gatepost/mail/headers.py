@@ -115,7 +115,7 @@ def _field_end(raw: bytes, start: int, stop: int) -> int:
 def _field(raw: bytes, start: int, end: int, longest: int, flags: set[str]) -> Field | None:
     """The field that stands there, or None and a flag. At most `longest` octets of it are read."""
     read_to = min(end, start + longest)
-    if read_to < end and raw[read_to:end].strip(b"\r\n"):
+    if read_to < end and raw[read_to:end] not in (b"\r\n", b"\n"):
         flags.add("field-too-long")
     if raw[start] in _SPACE:
         flags.add("leading-fold")

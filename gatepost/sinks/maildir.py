@@ -107,7 +107,7 @@ def _make(folder: str) -> None:
 def _find(folder: str, name: str, deadline: float, *, everywhere: bool) -> str:
     """Where an earlier run's file is ("new/NAME", "cur/NAME:2,S"), or "".
 
-    A listing of cur/ costs 1 ms for 2,000 messages, so a first attempt only looks for the usual names: before it no run of
+    A listing of cur/ costs 1 ms for 1,500 messages, so a first attempt only looks for the usual names: before it no run of
     this message can have got as far as the sink, but for one whose lease was lost with the ledger.
     """
     for at in (f"new/{name}", *(f"cur/{name}{flags}" for flags in _USUAL)):

@@ -61,12 +61,13 @@ class TlsWire(Wire):
         except ssl.SSLCertVerificationError as error:
             self._say_why()
             raise WireError("misconfigured", f"TLS: the certificate of {host}: {error.verify_message}") from error
-        except (ssl.SSLEOFError, ssl.SSLZeroReturnError) as error:
-            raise EndedError("TLS: the connection ended in the handshake") from error
-        except (ssl.SSLError, ValueError) as error:  # ValueError: a host name that cannot be one
+        except ssl.SSLError as error:
+            if _is_end(error):
+                raise EndedError("TLS: the connection ended in the handshake") from error
             self._say_why()
-            reason = _reason(error) if isinstance(error, OSError) else error
-            raise WireError("misconfigured", f"TLS: no agreement with {host}: {reason}") from error
+            raise WireError("misconfigured", f"TLS: no agreement with {host}: {_reason(error)}") from error
+        except ValueError as error:  # a host name that cannot be one
+            raise WireError("misconfigured", f"TLS: {host}: {error}") from error
         self._tls = tls
         self.doing = "waiting for the app"
         self._unseal()
@@ -136,10 +137,15 @@ class TlsWire(Wire):
             return
         except ssl.SSLZeroReturnError:
             self.ended = True
-        except ssl.SSLEOFError as error:
-            raise EndedError("the connection ended before the answer was whole (TLS: no close_notify)") from error
         except ssl.SSLError as error:
+            if _is_end(error):
+                raise EndedError("the connection ended before the answer was whole (TLS: no close_notify)") from error
             raise WireError("unavailable", f"TLS: {_reason(error)}") from error
+
+
+def _is_end(error: ssl.SSLError) -> bool:
+    """Whether the connection ended without close_notify; OpenSSL 3 and Python's releases say it in three ways."""
+    return isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError)) or error.reason == "UNEXPECTED_EOF_WHILE_READING"
 
 
 def _reason(error: OSError) -> str:

@@ -93,7 +93,7 @@ class Parked:
         import json
 
         _check(id_)
-        kind = _KINDS.index(meta.get("kind"))
+        kind = _place(meta.get("kind"))
         now = self._clock()
         whole = {**meta, "id": id_, "parked_at": now, "headers_only": headers_only, "size": len(raw)}
         about = json.dumps(whole, indent=1).encode("ascii") + b"\n"
@@ -216,7 +216,7 @@ class Parked:
             return False
         if headers_only:
             return True
-        return not entry.headers_only and _KINDS.index(entry.kind) >= kind
+        return not entry.headers_only and _place(entry.kind) >= kind
 
     def _make_room(self, folder: int, id_: str, kind: int, size: int, now: float) -> None:
         """Counts the new entry in, and drops what must go for it; nothing is dropped where even that would not do."""
@@ -351,6 +351,14 @@ class _Folder:
             os.close(store)
 
 
+def _place(kind: object) -> int:
+    """A kind's place in the order of dropping. Raises ValueError."""
+    for place, name in enumerate(_KINDS):
+        if name == kind:
+            return place
+    raise ValueError(f"{kind!r} is no kind of parked mail")
+
+
 def _is_id(text: str) -> bool:
     return len(text) == 64 and not text.strip("0123456789abcdef")
 
@@ -378,7 +386,7 @@ def _entry(folder: int, id_: str) -> Entry | None:
         meta = json.loads(durable.read(folder, f"{id_}.json"))
         return Entry(
             parked_at=float(meta["parked_at"]),
-            kind=_KINDS[_KINDS.index(meta["kind"])],
+            kind=_KINDS[_place(meta["kind"])],
             headers_only=bool(meta["headers_only"]),
             size=int(meta["size"]),
             meta=meta,
@@ -410,7 +418,7 @@ def _row(folder: int, id_: str) -> tuple[bytes, int, float, int] | None:
     if entry is None:
         return None
     size = (_size(folder, f"{id_}.eml") or 0) + (_size(folder, f"{id_}.json") or 0)
-    return bytes.fromhex(id_), _KINDS.index(entry.kind), entry.parked_at, size
+    return bytes.fromhex(id_), _place(entry.kind), entry.parked_at, size
 
 
 def _victims(database: sqlite3.Connection, files: int, octets: int) -> list[tuple[bytes, int]]:

@@ -1,0 +1,54 @@
+"""A decision as text: what the ledger keeps of a verdict until the message is done, and of its end.
+
+Promises: `thaw(freeze(decision))` is the decision without its trace, whatever characters a stranger put into it; a later version
+reads what this one wrote (unknown lines are passed over).
+Never: JSON. `json` brings `re` and costs every message 6 ms, and nobody but `thaw` reads this
+(docs/decisions/0001-start-up-is-the-cost.md).
+
+One line for each part, its fields between tabs: `decision`, `key`, `thread`, and a `finding` for each. Within a field tabs, line
+ends, backslashes and everything that is not printable ASCII are escaped as Python escapes them.
+"""
+
+from __future__ import annotations
+
+from gatepost.decision import Decision, Finding, Key, Thread
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = ["freeze", "thaw"]
+
+
+def freeze(decision: Decision) -> str:
+    """The text of a decision, without its trace."""
+    verdict = (decision.action, decision.rule, decision.status, decision.text, decision.detail, decision.route)
+    parts: list[tuple[str, ...]] = [("decision", *verdict)]
+    if decision.key is not None:
+        parts.append(("key", decision.key.raw, decision.key.subject, *decision.key.options))
+    if decision.thread is not None:
+        parts.append(("thread", decision.thread.found_in, decision.thread.parent_message_id))
+    parts += [("finding", finding.slug, finding.family, finding.evidence) for finding in decision.findings]
+    return "\n".join("\t".join(field.encode("unicode_escape").decode("ascii") for field in part) for part in parts)
+
+
+def thaw(text: str) -> Decision:
+    """The decision of a text that `freeze` wrote; ValueError for any other text."""
+    found: dict[str, Any] = {}
+    findings = []
+    for line in text.split("\n"):
+        name, *fields = (field.encode("ascii").decode("unicode_escape") for field in line.split("\t"))
+        if name == "decision":
+            found.update(zip(("action", "rule", "status", "text", "detail", "route"), fields, strict=True))
+        elif name == "key":
+            raw, subject, *options = fields
+            found["key"] = Key(raw=raw, subject=subject, options=tuple(options))
+        elif name == "thread":
+            found_in, parent = fields
+            found["thread"] = Thread(found_in=found_in, parent_message_id=parent)
+        elif name == "finding":
+            slug, family, evidence = fields
+            findings.append(Finding(slug=slug, family=family, evidence=evidence))  # type: ignore[arg-type]  # as frozen
+    if "action" not in found:
+        raise ValueError("no decision in it")
+    return Decision(**found, findings=tuple(findings))
