@@ -1,12 +1,12 @@
 """A decision as text: what the ledger keeps of a verdict until the message is done, and of its end.
 
-Promises: `thaw(freeze(decision))` is the decision without its trace, whatever characters a stranger put into it; a later version
-reads what this one wrote (unknown lines are passed over).
+Promises: `thaw(freeze(decision))` is the decision without its trace, whatever characters a stranger put into it; a later
+version reads what this one wrote (unknown lines are passed over).
 Never: JSON. `json` brings `re` and costs every message 6 ms, and nobody but `thaw` reads this
 (docs/decisions/0001-start-up-is-the-cost.md).
 
-One line for each part, its fields between tabs: `decision`, `key`, `thread`, and a `finding` for each. Within a field tabs, line
-ends, backslashes and everything that is not printable ASCII are escaped as Python escapes them.
+One line for each part, its fields between tabs: `decision`, `key`, `thread`, and a `finding` for each. Within a field tabs,
+line ends, backslashes and everything that is not printable ASCII are escaped as Python escapes them.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from gatepost.keys.keyring import KeyVerdict
     from gatepost.mail.message import Message
     from gatepost.mail.recipient import Recipient
-    from gatepost.settings import Route, ScreeningAction, Settings
+    from gatepost.settings import KeySettings, Route, ScreeningAction, Settings
 
     Verified = Literal["yes", "no", "unknown"]
     #: A rule's answer: the action it decides and why, or None and why it does not apply.
@@ -72,8 +72,8 @@ class _Case:
 
     def _find_thread(self) -> tuple[Thread | None, str]:
         """The newest Message-ID of ours that this message answers and whose key lives, and that key."""
-        keys = self.route.keys if self.route is not None else None
-        if keys is None:
+        route = self.route
+        if route is None or route.keys is None:
             return None, ""
         parents = [("In-Reply-To", each) for each in reversed(self.message.in_reply_to)]
         parents += [("References", each) for each in reversed(self.message.references)]
@@ -83,23 +83,25 @@ class _Case:
             if named is None or named in tried:
                 continue
             tried.add(named)
-            key, domain = named
-            verdict = check(keys, key, domain, now=self.facts.now, revoked=self.facts.revoked)
-            if verdict.result == "live":
-                return Thread(found_in=found_in, parent_message_id=message_id), key
+            # First without the revoked: file: a stranger may name 500, and each look into a large file takes milliseconds.
+            if self._made_by(route, named) == "live" and self._thread_verdict(route.keys, *named).result == "live":
+                return Thread(found_in=found_in, parent_message_id=message_id), named[0]
         return None, ""
+
+    def _made_by(self, route: Route, named: tuple[str, str]) -> str:
+        """Is this key, in a Message-ID of this domain, the route's? The domain is the sender's word: it must be one of ours."""
+        key, domain = named
+        if route.keys is None or domain not in (*compile_pattern(route.address).domains, *route.keys.former_domains):
+            return "unknown"
+        return check(route.keys, key, domain, now=self.facts.now).result
+
+    def _thread_verdict(self, keys: KeySettings, key: str, domain: str) -> KeyVerdict:
+        return check(keys, key, domain, now=self.facts.now, revoked=self.facts.revoked)
 
     def _minted(self, message_id: str) -> bool:
         """Does this Message-ID carry a key that any of our routes made? An expired one is still ours."""
         named = key_of(message_id)
-        if named is None:
-            return False
-        key, domain = named
-        return any(
-            check(route.keys, key, domain, now=self.facts.now, revoked=b"").result in ("live", "expired")
-            for route in self.settings.routes
-            if route.keys is not None
-        )
+        return named is not None and any(self._made_by(each, named) in ("live", "expired") for each in self.settings.routes)
 
     def key(self) -> Key | None:
         """The key as the app gets it: from the recipient, or for a dedicated address from the thread."""
@@ -108,7 +110,7 @@ class _Case:
         if verdict is None and self.thread is not None and self.route is not None and self.route.keys is not None:
             raw = self.thread_key
             domain = self.thread.parent_message_id.rstrip(">").rpartition("@")[2]
-            verdict = check(self.route.keys, raw, domain, now=self.facts.now, revoked=self.facts.revoked)
+            verdict = self._thread_verdict(self.route.keys, raw, domain)
         return Key(raw=raw, subject=verdict.subject) if verdict is not None and verdict.result == "live" else None
 
 

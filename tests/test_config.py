@@ -534,6 +534,28 @@ def test_a_name_that_does_nothing_yet_is_a_warning(tmp_path: Path, line: str, ex
     assert settings == load(write(tmp_path))
 
 
+DESIGN = """\
+trusted: [mx.example.com]         # authserv-ids and hops whose verdicts we believe: sender and spam
+routes:                           # a list; two that could take one address and key are an error
+  - name: replies
+    address: "reply+%{key}@in.example.com"
+    keys: {format: signed, secret: reply-keys}
+    sender: {must-match: park}    # the aligned, authenticated From must be the key's owner, else reject | park | flag
+    deliver: [app]                # the first must have it; the others are best effort
+screening: {automatic: discard, loops: discard, bounces: discard, lists: accept, spam: reject, unauthenticated: accept}
+limits: {per_key: [50/1m, 120/5m, 600/1h], per_sender: [50/1m, 120/5m, 600/1h]}
+sinks:
+  app: {webhook: "https://app.example.com/mail", secret: app-webhook}
+"""
+
+
+def test_the_design_s_example_loads(tmp_path: Path) -> None:
+    """docs/design.md's configuration without its second route: what is frozen for later is told, and in nobody's way."""
+    settings, warnings = load_with_warnings(write(tmp_path, DESIGN))
+    assert [warning.text.partition(":")[0] for warning in warnings] == ["lists", "spam", "unauthenticated", "limits"]
+    assert settings.routes == load(write(tmp_path)).routes[:1]
+
+
 @pytest.mark.parametrize("name", ["lists", "spam", "unauthenticated"])
 def test_screening_that_does_nothing_yet_is_a_warning(tmp_path: Path, name: str) -> None:
     """The families of findings that no rule makes yet load, over all routes or in one; a wrong action is still a problem."""

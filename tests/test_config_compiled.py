@@ -395,7 +395,7 @@ for name in ("yaml", "gatepost.config.loading"):
     sys.modules[name] = None
 settings = gatepost.config.load_compiled(sys.argv[2])
 print(settings.log, *sorted(set(sys.modules) - before - {{"yaml", "gatepost.config.loading"}}))
-put_off = "yaml re difflib email_validator dataclasses typing pathlib ipaddress urllib.parse gatepost.mail".split()
+put_off = "hashlib yaml re difflib email_validator dataclasses typing pathlib ipaddress urllib.parse gatepost.mail".split()
 print("loaded", *[name for name in put_off if sys.modules.get(name)])
 """
 

@@ -193,6 +193,7 @@ def test_must_match_flag_tells_the_app() -> None:
 
 PARENT, OTHER = mint_id(LIVE, b"12345678", DOMAIN), mint_id(key(b"other"), b"12345678", DOMAIN)
 FORGED, GONE = mint_id(key(secret=STRANGERS_SECRET), b"12345678", DOMAIN), mint_id(EXPIRED, b"12345678", DOMAIN)
+ABROAD = mint(secret=SECRET, key_id="k", domain="other.example.com", subject=b"42")
 THREADS = [
     ("in-reply-to", f"In-Reply-To: {PARENT}\n", ("In-Reply-To", PARENT, "42"), "what a reply carries (RFC 5322 3.6.4)"),
     ("references", f"References: <a@example.org> {PARENT}\n", ("References", PARENT, "42"), "some clients send only this"),
@@ -201,6 +202,8 @@ THREADS = [
     ("forged falls back", f"In-Reply-To: {FORGED}\nReferences: {PARENT}\n", ("References", PARENT, "42"), "it names none"),
     ("forged", f"In-Reply-To: {FORGED}\n", None, "accepted as a new conversation"),
     ("expired", f"In-Reply-To: {GONE}\n", None, "a key past its day relates nothing"),
+    ("revoked", f"In-Reply-To: {mint_id(key(b'revoked'), b'12345678', DOMAIN)}\n", None, "a revoked key relates nothing"),
+    ("another domain", f"In-Reply-To: {mint_id(ABROAD, b'12345678', 'other.example.com')}\n", None, "genuine, of another host of ours"),
     ("strangers", "In-Reply-To: <x@example.org>\n", None, "not a Message-ID of ours"),
 ]
 
@@ -209,7 +212,7 @@ THREADS = [
 def test_a_reply_to_a_dedicated_address_finds_its_thread(head: str, expected: tuple[str, str, str] | None) -> None:
     """In-Reply-To and References with a Message-ID that we minted relate the reply, and give the app the key."""
     envelope = Envelope(sender="person@example.org", recipient=f"support@{DOMAIN}", queue_id="Q1")
-    decision = policy.decide(envelope, mail(head), settings(), policy.Facts(now=NOW))
+    decision = policy.decide(envelope, mail(head), settings(), policy.Facts(now=NOW, revoked=REVOKED_FILE))
     assert decision.action == "accept"
     thread, found = decision.thread, decision.key
     assert (thread and found and (thread.found_in, thread.parent_message_id, found.subject)) == expected
