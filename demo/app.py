@@ -18,7 +18,7 @@ import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from gatepost.receiver import BodyError, EventTypeError, Received, ReceiverError, verify_webhook
 
@@ -40,11 +40,11 @@ class Inbox:
         """Writes the message and its line; both are on the disk when this returns."""
         with self._lock:
             part = self._folder / f"{mail.id}.part"
-            _write(part, mail.raw)
+            _write(part, mail.raw, "wb")
             part.rename(self._folder / f"{mail.id}.eml")
             # Whoever acts on mail must not act twice: gatepost brings a message again where an answer of ours was lost.
             line = json.dumps({**_facts(mail), "repeated": mail.id in self._seen})
-            _write(self._log, line.encode("ascii") + b"\n")
+            _write(self._log, line.encode("ascii") + b"\n", "ab")
             self._seen.add(mail.id)
             _sync(self._folder)
 
@@ -65,9 +65,9 @@ def _facts(mail: Received) -> dict[str, object]:
     }
 
 
-def _write(path: Path, data: bytes) -> None:
-    """Appends, and returns once the disk has it."""
-    with path.open("ab") as file:
+def _write(path: Path, data: bytes, mode: Literal["wb", "ab"]) -> None:
+    """Returns once the disk has it."""
+    with path.open(mode) as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())

@@ -38,6 +38,8 @@ LOOPBACK: Final = "127.0.0.1"
 _POLL: Final = 0.02
 #: Ports tried: below Linux's ephemeral range (32768 on), so that no client socket takes one between two lines.
 _PORTS: Final = range(20_000, 32_000)
+#: Where nobody listens: mail for other hosts stays in the queue (connection refused), and RCPT does not know of it.
+_CLOSED_PORT: Final = 1
 #: The files of the Postfix package that a configuration folder needs beside main.cf and master.cf.
 _PACKAGE_FILES: Final = ("postfix-files", "postfix-files.d", "postfix-script", "post-install", "dynamicmaps.cf",
                          "dynamicmaps.cf.d")
@@ -348,7 +350,6 @@ class PrivatePostfix:
         self._postconf(self._options)
 
     def _main_cf(self) -> str:
-        away = f"smtp:[{LOOPBACK}]:{self._outbox_port}" if self._outbox_port else "retry:4.4.0 nothing leaves this instance"
         settings = {
             "compatibility_level": "3.6",
             "queue_directory": self.queue_folder,
@@ -364,7 +365,7 @@ class PrivatePostfix:
             "mynetworks": f"{LOOPBACK}/32",
             "smtpd_peername_lookup": "no",
             "smtp_dns_support_level": "disabled",
-            "default_transport": away,
+            "default_transport": f"smtp:[{LOOPBACK}]:{self._outbox_port or _CLOSED_PORT}",
             "alias_maps": "",
             "alias_database": "",
             # A crashed service comes back at once, and a client may err as often as a table of tests has rows.
@@ -408,7 +409,10 @@ class PrivatePostfix:
         if not (self.config_folder / "main.cf").exists():
             self._write()
         self.command("postfix", "start")
-        wait_for(self._answers, timeout=timeout, what=f"SMTP on port {self.port}:\n{self.log_tail()}")
+        try:
+            wait_for(self._answers, timeout=timeout, what=f"SMTP on port {self.port}")
+        except PostfixError as error:
+            raise PostfixError(f"{error}:\n{self.log_tail()}") from None
 
     def _answers(self) -> bool:
         with suppress(OSError), Session(self.port, helo="", timeout=5) as session:

@@ -251,7 +251,7 @@ class Gateway:
             meta = entry.meta
             verdict = _thaw(meta["judgement"]).replace(action="accept", rule="accepted")
             verdict = verdict.replace(route=route or verdict.route)
-            claim = Claim(state="claimed", attempts=1, first_seen=meta["first_seen"])
+            claim = Claim(state="claimed", attempts=2, first_seen=meta["first_seen"])  # not the first: the sink looks closer
             envelope = Envelope(**meta["envelope"])
             message = parse(raw, self.settings.parser)
             job = _Job(id_, claim, envelope, message, policy.Facts(now=self.now()), verdict)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pytest
 
 from gatepost.errors import StoreError
-from gatepost.stores.database import open_database
+from gatepost.stores.database import _connect, open_database
 from gatepost.stores.ledger import Ledger
 
 ID = "ab" * 32
@@ -192,6 +192,13 @@ def test_locked_before_finish(store: Path) -> None:
     assert ledger.finish(ID, 1, outcome="", now=1.0)
     other.close()
     ledger.close()
+
+
+def test_gone_at_the_last_moment(tmp_path: Path) -> None:
+    """A file that goes between the look and the opening is not made by SQLite either."""
+    with pytest.raises(sqlite3.OperationalError, match="unable to open"):
+        _connect(str(tmp_path / "absent.sqlite"), 0.0)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_missing_parent(tmp_path: Path) -> None:

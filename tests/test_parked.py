@@ -159,6 +159,8 @@ AGAIN = [
     Again("less", ("kept", False), ("refused", True), ("kept", False, RAW), "what is whole must not shrink to a head"),
     Again("more", ("refused", True), ("kept", False), ("kept", False, RAW), "a head makes way for the whole"),
     Again("weaker", ("kept", False), ("screened", False), ("kept", False, RAW), "what is kept must not become droppable"),
+    Again("whole-but-weaker", ("screened", False), ("kept", True), ("screened", False, RAW), "bytes are worth more than rank"),
+    Again("stronger-head", ("refused", True), ("kept", True), ("kept", True, HEAD), "what is to be kept is kept"),
     Again("stronger", ("screened", False), ("kept", False), ("kept", False, RAW), "what is to be kept is kept"),
 ]
 
@@ -373,20 +375,25 @@ def test_sweep_mends_the_count(parked: Parked, folder: Path) -> None:
     """prune, once an hour, counts files that the database does not know, and forgets rows whose files are gone."""
     for n in range(4):
         parked.park(number(n), raw=RAW, headers_only=False, meta=about("refused"))
-    connection = sqlite3.connect(folder.parent / "gatepost.sqlite")
-    connection.execute("DELETE FROM parked WHERE id = ?", (bytes.fromhex(number(0)),))
-    connection.commit()
-    connection.close()
     for suffix in ("eml", "json"):
         (folder / f"{number(1)}.{suffix}").unlink()
+    _lose_row(folder, number(0))
     assert parked.prune(NOW + 60, 10) == 0
     assert [entries for entries, _ in counted(folder)] == [4, 0, 0], "a young row's files may be on their way"
+    _lose_row(folder, number(0))
     assert parked.prune(NOW + 1_000, 10) == 0
-    assert [entries for entries, _ in counted(folder)] == [4, 0, 0], "not twice in an hour"
+    assert [entries for entries, _ in counted(folder)] == [3, 0, 0], "not twice in an hour"
     assert parked.prune(NOW + 7_200, 10) == 0
     assert [entries for entries, _ in counted(folder)] == [3, 0, 0]
     assert sum(octets for _, octets in counted(folder)) == sum(path.stat().st_size for path in folder.iterdir())
     assert ids(parked) == [number(0), number(2), number(3)]
+
+
+def _lose_row(folder: Path, id_: str) -> None:
+    connection = sqlite3.connect(folder.parent / "gatepost.sqlite")
+    connection.execute("DELETE FROM parked WHERE id = ?", (bytes.fromhex(id_),))
+    connection.commit()
+    connection.close()
 
 
 def test_leftovers(parked: Parked, folder: Path) -> None:
@@ -407,24 +414,32 @@ def test_leftovers(parked: Parked, folder: Path) -> None:
 
 def test_strange_files(parked: Parked, folder: Path, tmp_path: Path) -> None:
     """Links, pipes and folders under an entry's name are no entries: never followed or waited for."""
-    parked.park(number(1), raw=RAW, headers_only=False, meta=about())
-    outside = tmp_path / "outside"
-    outside.write_text((folder / f"{number(1)}.json").read_text())
-    (folder / f"{number(2)}.json").symlink_to(outside)
+    for n, raw in ((1, RAW), (5, b"")):
+        parked.park(number(n), raw=raw, headers_only=False, meta=about())
+        (folder / f"{number(n)}.eml").unlink()
+    facts, copy = tmp_path / "facts", tmp_path / "copy"
+    facts.write_text((folder / f"{number(1)}.json").read_text())
+    copy.write_bytes(RAW)
+    (folder / f"{number(1)}.eml").symlink_to(copy)
+    (folder / f"{number(2)}.json").symlink_to(facts)
+    (folder / f"{number(2)}.eml").write_bytes(RAW)
     os.mkfifo(folder / f"{number(3)}.json")
     (folder / f"{number(4)}.json").mkdir()
-    (folder / f"{number(1)}.eml").unlink()
-    (folder / f"{number(1)}.eml").symlink_to(outside)
-    assert ids(parked) == [number(1)]
-    for n in range(1, 5):
+    os.mkfifo(folder / f"{number(5)}.eml")
+    assert ids(parked) == [number(1), number(5)]
+    for n in range(1, 6):
         with pytest.raises(StoreError):
             parked.load(number(n))
     parked.prune(NOW + DAY, 10)
-    for n in (1, 2):
+    with pytest.raises(StoreError, match="Is a directory"):
+        parked.park(number(4), raw=RAW, headers_only=False, meta=about())
+    assert not (folder / f"{number(4)}.eml").exists()
+    for n in (1, 2, 3, 5):
         parked.park(number(n), raw=RAW, headers_only=False, meta=about())
         assert parked.load(number(n))[1] == RAW
         assert parked.drop(number(n))
-    assert json.loads(outside.read_text())["id"] == number(1)
+    assert json.loads(facts.read_text())["id"] == number(1)
+    assert copy.read_bytes() == RAW
 
 
 def child(work: Callable[[], object]) -> int:
@@ -497,19 +512,25 @@ def test_released_once(folder: Path, tmp_path: Path) -> None:
 
 
 def test_parked_at_once(folder: Path) -> None:
-    """Ten processes that park the same two ids at once leave two whole entries, counted once each."""
+    """Ten processes that park the same ids at once, with different bytes, leave one whole entry of each, counted once."""
+    gate, opener = os.pipe()
 
     def park(n: int) -> None:
+        os.close(opener)
+        os.read(gate, 1)  # returns when the parent closes
         parked = Parked(str(folder), LARGE, clock=lambda: NOW)
-        for id_ in (number(n % 2), number((n + 1) % 2)):
-            parked.park(id_, raw=RAW * (n + 1), headers_only=False, meta=about())
+        for id_ in range(20):
+            parked.park(number(id_), raw=RAW * (n + 1), headers_only=False, meta=about())
 
-    assert {status_of(pid) for pid in [child(functools.partial(park, n)) for n in range(10)]} == {0}
+    children = [child(functools.partial(park, n)) for n in range(10)]
+    os.close(opener)
+    os.close(gate)
+    assert {status_of(pid) for pid in children} == {0}
     parked = Parked(str(folder), LARGE, clock=lambda: NOW)
     for id_ in ids(parked):
         assert parked.load(id_)[1].startswith(RAW)
-    assert len(list(folder.iterdir())) == 4
-    assert counted(folder)[2] == (2, sum(path.stat().st_size for path in folder.iterdir()))
+    assert len(list(folder.iterdir())) == 40
+    assert counted(folder)[2] == (20, sum(path.stat().st_size for path in folder.iterdir()))
 
 
 def test_killed_at_random(made: Maker, folder: Path) -> None:
@@ -573,6 +594,7 @@ def test_full_disk(limit: int, parked: Parked, folder: Path) -> None:
     assert status_of(child(park)) == (0 if fits else 7)
     assert ids(parked) == [number(0), number(1)][: 1 + fits]
     assert len(list(folder.iterdir())) == 2 + 2 * fits
+    assert counted(folder)[2] == (1 + fits, sum(path.stat().st_size for path in folder.iterdir()))
     parked.park(number(1), raw=raw, headers_only=False, meta=about())
     assert parked.load(number(1))[1] == raw
 

@@ -1,7 +1,7 @@
 """Where an accepted message goes: one module a kind of sink, each loaded only when a message needs it.
 
-The map: `delivery` (what a sink is given, what it answers), `envelope_json` (the webhook's body), `head_fields` (the fields put
-in front of a message), `post` (one HTTP request under one deadline), `webhook`, `maildir`.
+The map: `delivery` (what a sink is given, what it answers); `webhook`, `maildir` (the sinks); `envelope_json` (the webhook's
+body), `head_fields` (what stands in front of a raw message); `http_post` over `wire` or `wire_tls` (one request, one deadline).
 
 Promises: `deliver` ends by its deadline and answers with an `Outcome`; only "delivered" lets a door acknowledge the message.
 Never: raises for anything that the other side does or fails to do; retries; keeps anything between two calls.

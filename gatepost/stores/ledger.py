@@ -164,7 +164,7 @@ class Ledger:
         with Transaction(self._database, self._path) as database:
             written = database.execute(
                 "UPDATE delivery SET lease_until = 0, cannot_take = cannot_take + ?"
-                " WHERE id = ? AND fence = ? AND state = 'open' AND lease_until > 0",
+                " WHERE id = ? AND fence = ? AND lease_until > 0",
                 (int(cannot_take), _key(delivery_id), fence),
             ).rowcount
         return bool(written)

@@ -214,9 +214,9 @@ class Parked:
         entry = _entry(folder, id_)
         if entry is None or not entry.meta or _size(folder, f"{id_}.eml") != entry.size:
             return False
-        if headers_only:
-            return True
-        return not entry.headers_only and _place(entry.kind) >= kind
+        if headers_only != entry.headers_only:
+            return headers_only
+        return _place(entry.kind) >= kind
 
     def _make_room(self, folder: int, id_: str, kind: int, size: int, now: float) -> None:
         """Counts the new entry in, and drops what must go for it; nothing is dropped where even that would not do."""

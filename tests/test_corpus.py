@@ -1,0 +1,55 @@
+"""The corpus: every message that is written down in tests/corpus gets the decision that stands beside it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Final
+
+import pytest
+
+from gatepost.decision import Envelope
+from gatepost.mail.canonical import from_pipe
+from gatepost.mail.message import parse
+from gatepost.policy import ORDER, behind_queue, decide
+from tests.corpus_cases import FACTS, FAMILIES, SETTINGS, Case, cases
+
+#: The families that say what a message is; what the parser noticed is asked apart.
+SCREENED: Final = ("automatic", "bounces", "loops")
+
+
+@pytest.mark.parametrize("case", cases(), ids=lambda case: case.id)
+def test_a_message_of_the_corpus_gets_its_decision(case: Case) -> None:
+    """Findings, rule, action, and the action behind the queue are those of the table; for odd bytes the parser's flags too."""
+    envelope = Envelope(sender=case.sender, recipient=case.recipient, queue_id=case.queue_id)
+    message = parse(from_pipe(case.raw), SETTINGS.parser)
+    decision = decide(envelope, message, SETTINGS, FACTS)
+    found = {finding.slug for finding in decision.findings if finding.family in SCREENED}
+    assert found == case.finding, case.reason
+    assert (decision.rule, decision.action) == (case.rule, case.action), case.reason
+    assert behind_queue(decision, SETTINGS, FACTS, envelope).action == case.behind, case.reason
+    if case.flags is not None:
+        assert message.flags == case.flags, case.reason
+
+
+def test_the_corpus_is_large_enough() -> None:
+    """At least 100 messages, at least 50 of them a person's that pass, and no family without any."""
+    count = Counter(case.family for case in cases())
+    assert count.total() >= 100
+    assert set(count) == set(FAMILIES)
+    people = [case for case in cases() if case.family == "person"]
+    assert len(people) >= 50
+    assert {case.rule for case in people} == {"accepted"}
+
+
+def test_every_rule_decides_somewhere_in_the_corpus() -> None:
+    """Each rule of policy.ORDER has a message that it decides: a new rule brings its messages along."""
+    assert {slug for slug, _ in ORDER} == {case.rule for case in cases()}
+
+
+@pytest.mark.parametrize("case", [case for case in cases() if case.queue_id], ids=lambda case: case.id)
+def test_the_envelopes_queue_id_is_the_one_in_the_topmost_received(case: Case) -> None:
+    """A case with a queue ID is what Postfix would hand over: its own Received comes first and carries that ID."""
+    received = parse(from_pipe(case.raw), SETTINGS.parser).headers.fields[0]
+    assert received.name == "received"
+    assert f" id {case.queue_id}".encode() in received.value
+    assert b"by in.example.com (Postfix" in received.value
