@@ -26,7 +26,8 @@ demo-stop:
 
 test:
 	@demo/setup.sh test
-	@$(AS_ROOT) HYPOTHESIS_STORAGE_DIRECTORY=/var/tmp/gatepost-hypothesis $(PY) -m pytest -p no:cacheprovider $(ARGS)
+	@scratch=$$(mktemp -d); trap '$(SUDO) rm -rf "$$scratch"' EXIT; \
+	$(AS_ROOT) HYPOTHESIS_STORAGE_DIRECTORY="$$scratch" $(PY) -m pytest -p no:cacheprovider $(ARGS)
 
 lint:
 	@demo/setup.sh venv

@@ -85,10 +85,10 @@ def render(settings: Settings, *, python: str, pipe_script: str, config: str, pe
            user: str = "gatepost") -> dict[str, str]:
     """The fragments filled in: file name -> text, in the order of `FRAGMENTS`.
 
-    `python`, `pipe_script`, `config` are absolute paths that `user` can reach; `person` is the address that has mail for
-    postmaster and abuse; `host` is Postfix's myhostname; `folder` is the absolute path where the three maps will lie.
-    Raises ValueError for a value that Postfix would take apart (white space, quotes, `$`, braces, commas), with its name,
-    and FileNotFoundError without the fragments.
+    `python`, `pipe_script`, `config` are absolute paths that `user` can reach; `person` is the address, on another host, that
+    has mail for postmaster and abuse; `host` is Postfix's myhostname; `folder` is the absolute path where the three maps will
+    lie. Raises ValueError for a value that Postfix would take apart (white space, quotes, `$`, braces, commas) or that cannot
+    work, with its name, and FileNotFoundError without the fragments.
     """
     _check(_PATH, python=python, pipe_script=pipe_script, config=config, folder=folder)
     _check(_ADDRESS, person=person)
@@ -99,6 +99,8 @@ def render(settings: Settings, *, python: str, pipe_script: str, config: str, pe
     domains = tuple(dict.fromkeys(route.address.rpartition("@")[2].lower() for route in settings.routes))
     if not domains:
         raise ValueError("the configuration has no routes: there is nothing to wire")
+    if person.rpartition("@")[2].lower() in {*domains, host.lower(), "localhost"}:
+        raise ValueError(f"person: {person!r} is no mailbox, for this wiring delivers nothing on this host: name one elsewhere")
     timing = settings.timing
     backoff = max(_MINIMAL_BACKOFF, ceil(timing.lease) + _BACKOFF_MARGIN)
     values = {

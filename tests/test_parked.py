@@ -519,7 +519,7 @@ def test_parked_at_once(folder: Path) -> None:
         os.close(opener)
         os.read(gate, 1)  # returns when the parent closes
         parked = Parked(str(folder), LARGE, clock=lambda: NOW)
-        for id_ in range(20):
+        for id_ in range(40):
             parked.park(number(id_), raw=RAW * (n + 1), headers_only=False, meta=about())
 
     children = [child(functools.partial(park, n)) for n in range(10)]
@@ -529,8 +529,8 @@ def test_parked_at_once(folder: Path) -> None:
     parked = Parked(str(folder), LARGE, clock=lambda: NOW)
     for id_ in ids(parked):
         assert parked.load(id_)[1].startswith(RAW)
-    assert len(list(folder.iterdir())) == 40
-    assert counted(folder)[2] == (20, sum(path.stat().st_size for path in folder.iterdir()))
+    assert len(list(folder.iterdir())) == 80
+    assert counted(folder)[2] == (40, sum(path.stat().st_size for path in folder.iterdir()))
 
 
 def test_killed_at_random(made: Maker, folder: Path) -> None:

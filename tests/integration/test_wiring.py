@@ -268,6 +268,47 @@ def test_the_hosts_own_mail_finds_the_person(plain: Wired) -> None:
              what="the mail from cron")
 
 
+# --- beside other domains: docs/wiring.md, "A Postfix that has other mail" ------------------------------------------------
+
+BESIDE = [
+    ("reply+k@in.example.com", "gatepost", "ours, by transport_maps"),
+    ("x@all.example.com", "gatepost", "ours, a catch-all"),
+    ("someone@other.example.com", "127.0.0.1", "the other virtual domain's mailbox goes where it went"),
+    ("postmaster@in.example.com", "127.0.0.1", "to the person"),
+]
+
+
+@pytest.fixture(scope="module")
+def beside() -> Iterator[Wired]:
+    """A Postfix with a virtual mailbox domain and local users of its own, to which the routes' domains were added."""
+    ours = "in.example.com, all.example.com"
+    for instance in wired(options={"virtual_mailbox_domains": f"other.example.com, {ours}", "mydestination": "$myhostname",
+                                   "local_recipient_maps": "proxy:unix:passwd.byname $alias_maps",
+                                   "smtpd_relay_restrictions": "permit_mynetworks, reject_unauth_destination"}):
+        postfix = instance.postfix
+        postfix.stop()
+        postfix.set(virtual_transport=f"smtp:[127.0.0.1]:{instance.outbox.port}",
+                    transport_maps="inline:{in.example.com=gatepost: all.example.com=gatepost:}",
+                    virtual_mailbox_maps=f"inline:{{someone@other.example.com=x}}, regexp:{postfix.maps_folder}/recipients.regexp")
+        postfix.start()
+        yield instance
+
+
+@pytest.mark.parametrize(("recipient", "relay", "why"), BESIDE, ids=[row[0] for row in BESIDE])
+def test_beside_other_domains(beside: Wired, recipient: str, relay: str, why: str) -> None:
+    """The routes' domains come to gatepost by transport_maps, and the other domains' mail goes where it went."""
+    (delivery,) = beside.postfix.wait_delivery(beside.postfix.send("a@example.net", recipient, MESSAGE).queue_id)
+    assert (delivery.relay.partition("[")[0], delivery.status) == (relay, "sent"), why
+
+
+@pytest.mark.parametrize(("address", "reply"), [("no-one@in.example.com", UNKNOWN), ("no-one@other.example.com", UNKNOWN),
+                                                ("reply+k@other.example.com", UNKNOWN), ("root@mx.example.com", OK)])
+def test_who_exists_beside_other_domains(beside: Wired, address: str, reply: tuple[int, str]) -> None:
+    """Each domain keeps its own recipients."""
+    said = rcpt(beside, address)
+    assert (said.code, said.text[:5]) == reply, said
+
+
 # --- what the service is given --------------------------------------------------------------------------------------------
 
 
