@@ -441,8 +441,12 @@ class PrivatePostfix:
     def remove(self) -> None:
         """Stops the instance and deletes its folder."""
         self.stop(immediate=True)
-        with suppress(PostfixError):
-            wait_for(lambda: not self.processes(), timeout=5, what="the instance's processes")
+        try:
+            wait_for(lambda: not self.processes(), timeout=5, what="the end of the instance's processes")
+        except PostfixError:
+            for pid in self.processes():  # a command of pipe(8) that hangs, or was stopped
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         if (self.config_folder / "main.cf").exists() or not any(self.folder.glob("*")):
             shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -482,8 +486,9 @@ class PrivatePostfix:
         self.command("postqueue", "-f")
 
     def queue(self) -> list[dict[str, Any]]:
-        """What is in the queue: `postqueue -j`, one dict for each message."""
-        return [json.loads(line) for line in self.command("postqueue", "-j").splitlines() if line]
+        """What is in the queue: `postqueue -j`, one dict for each message; also while the instance is stopped."""
+        lines = self.command("postqueue", "-j").splitlines()  # stopped, it says on standard error that the mail system is down
+        return [json.loads(line) for line in lines if line.startswith("{")]
 
     def delete_queued(self) -> None:
         """Deletes everything in the queue."""

@@ -85,11 +85,12 @@ class Mail:
         return self.data.replace(b"\n", b"\r\n")
 
 
-def new_mail(*recipients: str, sender: str = "someone@example.net", subject: str = "Re: your order", headers: str = "",
-             kind: str = "text/plain; charset=us-ascii", body: bytes = b"Thank you, that was it.\n") -> Mail:
-    """A person's mail, unless `headers`, `kind` and `body` make it something else."""
+def new_mail(*recipients: str, sender: str = "someone@example.net", author: str = "someone@example.net",
+             subject: str = "Re: your order", headers: str = "", kind: str = "text/plain; charset=us-ascii",
+             body: bytes = b"Thank you, that was it.\n") -> Mail:
+    """A person's mail, unless the rest makes it something else. `sender`: MAIL FROM; `author`: the From field."""
     message_id = f"<{os.urandom(8).hex()}@example.net>"
-    head = (f"From: Some One <{sender or 'mailer-daemon@example.net'}>\nTo: {recipients[0]}\nSubject: {subject}\n"
+    head = (f"From: {author}\nTo: {recipients[0]}\nSubject: {subject}\n"
             f"Date: {formatdate()}\nMessage-ID: {message_id}\n{headers}MIME-Version: 1.0\nContent-Type: {kind}\n\n")
     return Mail(sender, recipients, head.encode("ascii") + body, message_id)
 
@@ -200,7 +201,7 @@ class World:
             process.kill()
             process.wait(_PATIENCE)
 
-    def app_hangs(self, hangs: bool) -> None:  # noqa: FBT001
+    def app_hangs(self, hangs: bool) -> None:
         """Stops the app in its tracks, so that it takes connections and answers nothing; or lets it go on."""
         self.processes["app"].send_signal(signal.SIGSTOP if hangs else signal.SIGCONT)
 
@@ -232,7 +233,8 @@ class World:
     def mint(self, subject: str, *, route: str = "replies", expires: str = "") -> dict[str, str]:
         """`gatepost key new`: address, Reply-To and Message-ID of an outgoing mail."""
         last_day = ["--expires", expires] if expires else []
-        made: dict[str, str] = json.loads(self.gatepost("key", "new", "--route", route, "--subject", subject, *last_day, "--json"))
+        said = self.gatepost("key", "new", "--route", route, "--subject", subject, *last_day, "--json")
+        made: dict[str, str] = json.loads(said)
         return made
 
     def address(self, subject: str, *, expires: str = "") -> str:
@@ -249,8 +251,9 @@ class World:
         to = mail.recipients[0]
         words = {"config": self.config, "size": len(mail.data), "sender": mail.sender, "recipient": to,
                  "original-recipient": to, "queue-id": queue_id, "client-address": LOOPBACK, "helo": "client.example.net"}
+        arguments = [f"--{name}={word}" for name, word in words.items()]
         process = subprocess.Popen(  # noqa: S603 - ours
-            [self.environment.python, "-I", self.environment.pipe_script, *(f"--{name}={word}" for name, word in words.items())],
+            [self.environment.python, "-I", self.environment.pipe_script, *arguments],
             user=account.pw_uid, group=account.pw_gid, extra_groups=[], cwd="/", env={"PATH": "/usr/bin:/bin", "LANG": "C"},
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
         assert process.stdin is not None
@@ -263,7 +266,8 @@ class World:
     def received(self, mail: Mail, recipient: str) -> list[dict[str, Any]]:
         """The app's lines about this message to this recipient."""
         lines = [json.loads(line) for line in self.app_log.read_text().splitlines()]
-        return [line for line in lines if line["message_id"] == mail.message_id and line["recipient"].lower() == recipient.lower()]
+        wanted = (mail.message_id, recipient.lower())
+        return [line for line in lines if (line["message_id"], line["recipient"].lower()) == wanted]
 
     def kept_by_app(self, id_: str) -> bytes:
         """The message as the app has it."""
@@ -276,18 +280,19 @@ class World:
 
     def queued(self, queue_id: str, recipient: str) -> bool:
         """Whether Postfix still has it."""
-        return any(entry["queue_id"] == queue_id and any(to["address"].lower() == recipient.lower() for to in entry["recipients"])
-                   for entry in self.postfix.queue())
+        waiting = [entry["recipients"] for entry in self.postfix.queue() if entry["queue_id"] == queue_id]
+        return any(to["address"].lower() == recipient.lower() for recipients in waiting for to in recipients)
 
     def persons_mail(self) -> list[bytes]:
         """What has left this Postfix."""
         return [file.read_bytes() for file in sorted((self.folder / "person").glob("*.eml"))]
 
     def decisions(self, queue_id: str, id_: str = "") -> list[dict[str, str]]:
-        """Our log's lines about that queue ID, and delivery id where it is given: the fields by name."""
+        """Our log's lines about that queue ID, and a delivery id that begins so: the fields by name, as they stand there."""
         lines = [line.partition(f"]: {queue_id}: ")[2] for line in self.log_file.read_text().splitlines()]
-        found = [{name: value.strip('"') for name, value in _FIELD.findall(line)} for line in lines if line]
-        return [fields for fields in found if id_ in ("", fields.get("id", ""))]
+        found = [dict(_FIELD.findall(line)) for line in lines if line]
+        # Postfix shows 100 octets of the script's line, which may cut the id.
+        return [fields for fields in found if fields.get("id", "").startswith(id_)]
 
     def calls_waiting(self) -> int:
         """How many requests wait for the hanging app: established connections with unread bytes (proc(5), /proc/net/tcp)."""
@@ -300,9 +305,9 @@ class World:
         account, word, found = pwd.getpwnam(USER).pw_uid, f"--recipient={recipient}".encode(), []
         for name in os.listdir("/proc"):
             with suppress(OSError):
-                if name.isdigit() and os.stat(f"/proc/{name}").st_uid == account:
-                    if word in Path(f"/proc/{name}/cmdline").read_bytes().split(b"\0"):
-                        found.append(int(name))
+                ours = name.isdigit() and os.stat(f"/proc/{name}").st_uid == account
+                if ours and word in Path(f"/proc/{name}/cmdline").read_bytes().split(b"\0"):
+                    found.append(int(name))
         return found
 
     def tails(self) -> str:
@@ -311,7 +316,7 @@ class World:
         return "\n".join(f"--- {name}: {file}\n{_tail(file)}" for name, file in files.items())
 
 
-def _tail(file: Path, lines: int = 12) -> str:
+def _tail(file: Path, lines: int = 8) -> str:
     try:
         return "\n".join(file.read_text(errors="backslashreplace").splitlines()[-lines:])
     except OSError as error:

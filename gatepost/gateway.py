@@ -8,11 +8,11 @@ Never: spools; retries by itself (Postfix's queue does); chooses (policy does).
 
 from __future__ import annotations
 
-import hashlib
 import time
 
 from gatepost import log, policy
 from gatepost.decision import Decision, Envelope, rule_decision
+from gatepost.digest import sha256
 from gatepost.errors import GatepostError, StoreError
 from gatepost.frozen import freeze, thaw
 from gatepost.mail.message import parse
@@ -56,7 +56,7 @@ class Receipt(Value):
 def delivery_id(host_id: str, queue_id: str, final_recipient: str) -> str:
     """SHA-256, in hex, over host id, long queue ID and final recipient, NUL between: the same on every rung and retry."""
     text = "\0".join(("gatepost delivery 1", host_id, queue_id, final_recipient))
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+    return sha256(text.encode("utf-8", "surrogateescape")).hex()
 
 
 def read_revoked(route: Route | None) -> bytes:

@@ -31,7 +31,8 @@ _LAST_DAY_OF_2024: Final = 1_826  # days since 2020-01-01
 
 
 def _mint(
-    key_id: str, subject: bytes, *, secret: bytes = _SECRET, domain: str = _DOMAIN, expires: int | None = None, owner: str | None = None
+    key_id: str, subject: bytes, *, secret: bytes = _SECRET, domain: str = _DOMAIN,
+    expires: int | None = None, owner: str | None = None,
 ) -> str:
     return signed.mint(secret=secret, key_id=key_id, domain=domain, subject=subject, expires=expires, owner=owner)
 

@@ -72,7 +72,7 @@ def test_config_check_says_what_it_found(made: Installation, capsys: pytest.Capt
 def test_every_command_names_the_mistakes_of_a_bad_config(made: Installation, capsys: pytest.CaptureFixture[str]) -> None:
     """No command works on a configuration that cannot be used; each says where the mistake is."""
     made.config.write_text("routes: []\n")
-    for words in (["key", "new", "--subject", "1"], ["try", "a@b"], ["parked", "list"], ["prune"], ["postfix"]):
+    for words in (["key", "new", "--subject", "1"], ["try", "a@b"], ["parked", "list"], ["prune"], ["postfix", "--person", "a@example.org"]):
         assert f"{made.config}:1:" in complaint(capsys, *words)
 
 

@@ -521,8 +521,6 @@ NOT_YET: list[tuple[str, str, str]] = [
     ("milter", "milter: {socket: x}", "16:9: milter: not acted on in this version"),
     ("lmtp", "lmtp: {socket: x}", "16:7: lmtp: not acted on in this version"),
     ("mailboxes", "mailboxes: [{host: x}]", "16:12: mailboxes: not acted on in this version"),
-    ("sender for all", "sender: {must-match: reject}",
-     "16:9: sender: not acted on in this version: write it under each route that needs it"),
 ]
 
 
@@ -532,6 +530,14 @@ def test_a_name_that_does_nothing_yet_is_a_warning(tmp_path: Path, line: str, ex
     settings, warnings = load_with_warnings(write(tmp_path, GOOD + line + "\n"))
     assert [str(warning).partition("gatepost.yml:")[2] for warning in warnings] == [expected]
     assert settings == load(write(tmp_path))
+
+
+def test_the_general_sender_holds_for_every_route_with_keys(tmp_path: Path) -> None:
+    """sender at the top is the default of each route that has keys; a route's own word is stronger."""
+    general = GOOD + "sender: {must-match: reject}\n"
+    assert [route.must_match for route in load(write(tmp_path, general)).routes] == ["park", ""]
+    silent = general.replace("    sender: {must-match: park}\n", "")
+    assert [route.must_match for route in load(write(tmp_path, silent)).routes] == ["reject", ""]
 
 
 DESIGN = """\
@@ -643,6 +649,13 @@ def test_a_mistake_in_the_secrets_file_shows_no_secret(tmp_path: Path, text: str
     for problem in problems(str(tmp_path / "gatepost.yml")):
         assert "N3ver" not in problem
         assert "MDEy" not in problem
+
+
+def test_a_secret_that_two_sinks_name_is_told_once(tmp_path: Path) -> None:
+    """One mistake in the secrets file is one problem, however many use it."""
+    text = changed("{maildir: /var/mail/desk}", '{webhook: "https://app.example.com/box", secret: app-webhook}')
+    (told,) = problems(write(tmp_path, text, SECRETS.replace(WEBHOOK, "nonsense")))
+    assert told.startswith("secrets.yml:2:15: the secret does not begin with whsec_")
 
 
 INLINE = [("key", "secret: reply-keys"), ("webhook", "secret: app-webhook")]

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gatepost.keys import base32, mac, signed
+from gatepost.keys import base32, signed
 from gatepost.keys.signed import Verdict
 
 ROOT = Path(__file__).parent.parent
@@ -413,30 +413,6 @@ def test_base32_has_one_spelling(text: str) -> None:
     """What decodes at all is what encoding gives again."""
     data = base32.decode(text)
     assert data is None or base32.encode(data) == text
-
-
-@given(st.binary(max_size=200), st.binary(max_size=200))
-@example(b"x" * 64, b"")
-@example(b"x" * 65, b"")
-def test_mac_is_hmac_sha256(secret: bytes, message: bytes) -> None:
-    """Our HMAC is the standard library's, for secrets below, at and above the block's 64 bytes."""
-    assert mac.hmac_sha256(secret, message) == hmac.digest(secret, message, "sha256")
-
-
-FALLBACKS = [
-    ("Python 3.12 and later", "import hashlib, types; sys.modules['_sha2'] = types.SimpleNamespace(sha256=hashlib.sha256)"),
-    ("Python 3.11", ""),
-    ("no hash of its own", "sys.modules['_sha2'] = sys.modules['_sha256'] = None"),
-]
-
-
-@pytest.mark.parametrize("prepare", [row[1] for row in FALLBACKS], ids=[row[0] for row in FALLBACKS])
-def test_wherever_sha256_comes_from(prepare: str) -> None:
-    """A key verifies whichever module the interpreter has SHA-256 in."""
-    code = (f"import sys; {prepare}\nsys.path.insert(0, {str(ROOT)!r})\nfrom gatepost.keys import signed\n"
-            f"print(signed.verify({KEY!r}, secrets=({SECRET!r},), key_id={KEY_ID!r}, domains=({DOMAIN!r},), today=0).result)")
-    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=False)
-    assert (done.stdout, done.stderr) == ("live\n", "")
 
 
 COSTLY = ("_hashlib", "base64", "dataclasses", "datetime", "enum", "hashlib", "hmac", "random", "re", "secrets", "typing")

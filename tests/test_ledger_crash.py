@@ -97,6 +97,7 @@ def test_made_at_once(tmp_path: Path) -> None:
         return 0
 
     for round_ in range(5):
+        (tmp_path / "store").mkdir(mode=0o700)
         assert together(make, 10) == {0: 10}
         lines = seen.read_text().splitlines()
         assert len(lines) == 10
@@ -109,7 +110,7 @@ def test_killed_while_making(tmp_path: Path) -> None:
     """A process killed while it makes the store leaves nothing that stops the next one, nor two stores."""
     for n in range(60):
         folder = str(tmp_path / f"store-{n}")
-
+        Path(folder).mkdir(mode=0o700)
         started = os.pipe()
 
         def make(folder: str = folder, tell: int = started[1]) -> int:
@@ -140,6 +141,7 @@ def test_killed_at_random(tmp_path: Path) -> None:
     """
     dice = random.Random(0)
     folder, story = str(tmp_path / "store"), tmp_path / "story"
+    Path(folder).mkdir(mode=0o700)
     Ledger.open(folder).close()
     ids = [f"{n:064x}" for n in range(KILLS)]
 

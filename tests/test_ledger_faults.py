@@ -39,6 +39,7 @@ def run(folder: Path) -> str:
 @pytest.fixture(name="store")
 def _store(tmp_path: Path) -> Path:
     """A store that was there yesterday, with a few hundred rows."""
+    (tmp_path / "store").mkdir(mode=0o700)
     ledger = Ledger.open(str(tmp_path / "store"))
     for n in range(200):
         ask(ledger, f"{n:064x}")
@@ -67,6 +68,7 @@ def _version(path: Path, version: int) -> None:
 
 def _stranger(path: Path) -> None:
     """Another host's ledger in place of ours."""
+    (path.parent.parent / "stranger").mkdir(mode=0o700)
     Ledger.open(f"{path.parent.parent}/stranger").close()
     shutil.copy(path.parent.parent / "stranger" / "gatepost.sqlite", path)
 
@@ -201,10 +203,10 @@ def test_gone_at_the_last_moment(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_missing_parent(tmp_path: Path) -> None:
-    """A store below a folder that is not there (a disk not mounted) is not made."""
-    with pytest.raises(StoreError, match="No such file"):
-        Ledger.open(str(tmp_path / "absent" / "store"))
+def test_missing_folder(tmp_path: Path) -> None:
+    """A folder that is not there (a disk not mounted) is not made, and the error says how to make it."""
+    with pytest.raises(StoreError, match="is not there: mount it, or install -d -o gatepost"):
+        Ledger.open(str(tmp_path / "absent"))
     assert not (tmp_path / "absent").exists()
 
 
@@ -244,6 +246,7 @@ def small_disk(limit: int) -> None:
 def test_full_disk_when_making(limit: int, tmp_path: Path) -> None:
     """A disk too full for a new store is a StoreError, and leaves no store and no mark of one."""
     folder = tmp_path / "store"
+    folder.mkdir(mode=0o700)
 
     def make() -> str:
         small_disk(limit)

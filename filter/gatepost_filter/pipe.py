@@ -212,16 +212,18 @@ def _run(argv: list[str], way_out: Exit) -> NoReturn:
 
     log_to = "syslog"
     way_out.note = note
-    data = stdin.read()
-
+    # Before the message: a deferral in the middle of it is logged where the configuration says, too.
     from gatepost.config import load_compiled
-    from gatepost.decision import Envelope
-    from gatepost.gateway import Gateway
-    from gatepost.mail.canonical import from_pipe
 
     settings = load_compiled(given.pop("config"))
     deadline = watch.set_deadline(settings.timing.deadline)
     log_to = log.destination(settings)
+    data = stdin.read()
+
+    from gatepost.decision import Envelope
+    from gatepost.gateway import Gateway
+    from gatepost.mail.canonical import from_pipe
+
     raw = from_pipe(data)
     del data
     size = given.pop("size")

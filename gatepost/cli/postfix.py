@@ -26,8 +26,8 @@ __all__ = ["add_arguments", "run"]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `gatepost postfix`."""
     add_common(parser)
-    parser.add_argument("--person", metavar="ADDRESS", default="root@localhost",
-                        help="who gets mail for postmaster and abuse (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--person", metavar="ADDRESS", required=True,
+                        help="who gets mail for postmaster and abuse: an address on another host")  # fmt: skip
     parser.add_argument("--host", metavar="NAME", default=socket.getfqdn(), help="myhostname (default: %(default)s)")
     parser.add_argument("--user", default="gatepost", help="whom the script runs as (default: %(default)s)")
     parser.add_argument("--folder", default="/etc/postfix/gatepost", help="where the maps will lie (default: %(default)s)")

@@ -31,11 +31,10 @@ def run(arguments: argparse.Namespace) -> int:
     settings = load(arguments.config)
     become_store_owner(settings.store)
     now = time.time()
-    ledger = Ledger.open(settings.store)
-    counts = {
-        "ledger_rows": ledger.prune(now, KEEP_ROWS, arguments.most),
-        "parked": Parked.open(settings, now=time.time).prune(now, arguments.most),
-    }
+    ledger, parked = Ledger.open(settings.store), Parked.open(settings, now=time.time)
+    counts = {"ledger_rows": ledger.prune(now, KEEP_ROWS, arguments.most), "parked": parked.prune(now, arguments.most)}
+    parked.close()
+    ledger.close()
     if arguments.json:
         print(json.dumps(counts))
     else:

@@ -169,6 +169,7 @@ def _is_loopback(host: str) -> bool:
     except ValueError:
         address = None
     if address is not None:
+        # Python 3.13 began to call ::ffff:127.0.0.1 a loopback address; one answer for all versions.
         return address.is_loopback and not getattr(address, "ipv4_mapped", None)
     try:
         return host_name(host) == "localhost"

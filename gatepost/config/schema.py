@@ -84,6 +84,13 @@ class SecretUse(Value):
     owner: dict[str, Any]
 
 
+class _General(Value):
+    """What a route has where it does not say otherwise."""
+
+    screening: dict[str, str]
+    must_match: str
+
+
 class Draft(Value):
     """The tree for `settings.from_tree`, still without secrets; which are needed, and from which file."""
 
@@ -99,7 +106,7 @@ def check(root: Node, notes: Notes, folder: str) -> Draft:
     """Reads the whole document; relative files are meant from `folder` (absolute). Problems go to `notes`."""
     top = section(root, notes, "the configuration", _top(folder), required=("routes", "sinks"), elsewhere=_elsewhere)
     timing = _timing_tree(top, notes)
-    general = _sub(top, "screening").values
+    general = _General(screening=_sub(top, "screening").values, must_match=_sub(top, "sender").get("must-match", ""))
     sinks, sink_uses, ca_files = _sinks(top.nodes.get("sinks"), notes, folder)
     names = {entry.name.text for entry in entries(top.nodes.get("sinks"))}
     routes, route_uses = _routes(top, notes, general, names if "sinks" in top.nodes else None)
@@ -138,7 +145,7 @@ def _top(folder: str) -> Table:
         "trusted": listed(scalar(host_name)),
         "routes": listed(mapped(_route_table(folder), required=("name", "address", "deliver"), called="this route"), least=1),
         "screening": mapped(_screening),
-        "sender": later(mapped(_sender), ": write it under each route that needs it"),
+        "sender": mapped(_sender),
         "limits": later(mapped(_limits)),
         "timing": mapped(_timing),
         "after_queue": scalar(choice("bounce-verified", "bounce", "park", "discard")),
@@ -218,7 +225,7 @@ def _timing_tree(top: Section, notes: Notes) -> dict[str, float]:
 
 
 def _routes(
-    top: Section, notes: Notes, general: dict[str, str], sinks: set[str] | None,
+    top: Section, notes: Notes, general: _General, sinks: set[str] | None,
 ) -> tuple[list[dict[str, Any]], list[SecretUse]]:
     """The routes as trees, in their order, and the secrets that they name."""
     trees: list[dict[str, Any]] = []
@@ -247,11 +254,13 @@ def _refuse_unknown_sinks(route: Section, notes: Notes, sinks: set[str]) -> None
             told.add(item.text)
 
 
-def _route(route: Section, notes: Notes, general: dict[str, str]) -> dict[str, Any]:
+def _route(route: Section, notes: Notes, general: _General) -> dict[str, Any]:
     """One route's tree, and whether its parts agree."""
     keys = _sub(route, "keys")
     address: str = route.get("address", "")
     must_match: str = _sub(route, "sender").get("must-match", "")
+    if not must_match and route.wrote("keys"):
+        must_match = general.must_match
     if "%{key}" in address and not route.wrote("keys"):
         notes.problem(route.nodes["address"], "address: has a place for a key, and the route has no keys: to check it")
     if must_match and not route.wrote("keys"):
@@ -263,7 +272,7 @@ def _route(route: Section, notes: Notes, general: dict[str, str]) -> dict[str, A
         "name": route.get("name", ""),
         "address": address,
         "keys": _key_tree(keys) if "keys" in route.values else None,
-        "screening": {name: screening.get(name, general.get(name, getattr(Screening, name))) for name in Screening._fields},
+        "screening": {name: screening.get(name, general.screening.get(name, getattr(Screening, name))) for name in Screening._fields},
         "must_match": must_match,
         "deliver": route.get("deliver", []),
     }

@@ -7,7 +7,7 @@ Never: reads that file (its content is an argument); says in a public text which
 
 from __future__ import annotations
 
-from gatepost.keys.mac import hmac_sha256
+from gatepost.digest import hmac_sha256
 from gatepost.keys.signed import Verdict, subject_text, today, verify
 from gatepost.value import Value
 

@@ -8,8 +8,8 @@ from an address checks that it is ASCII, then folds it.
 
 from __future__ import annotations
 
+from gatepost.digest import hmac_sha256, same
 from gatepost.keys.base32 import decode, encode
-from gatepost.keys.mac import hmac_sha256, same
 from gatepost.value import Value
 
 TYPE_CHECKING = False

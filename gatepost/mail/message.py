@@ -6,6 +6,7 @@ Never: raises for what a message contains; looks into the body; changes raw.
 
 from __future__ import annotations
 
+from gatepost.digest import sha256
 from gatepost.mail.content import ContentType, content_type
 from gatepost.mail.headers import Headers, scan
 from gatepost.mail.mailboxes import Mailbox, Mailboxes, mailboxes
@@ -123,15 +124,13 @@ class Message:
         Left out are, from the top, Received fields whose `by` is one of `own_hosts` (lower case), Authentication-Results of
         theirs (RFC 8601 2.5) and our stamp, up to the first other line.
         """
-        from hashlib import sha256
-
         hosts = {host.removesuffix(".") for host in own_hosts}
         start = 0
         for field in self.headers.fields:
             if field.start != start or not _is_ours(field, hosts):
                 break
             start = field.end
-        return sha256(memoryview(self.raw)[start:]).hexdigest()
+        return sha256(memoryview(self.raw)[start:]).hex()
 
     def _text(self, name: str) -> str:
         field = self.headers.first(name)

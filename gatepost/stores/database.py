@@ -276,11 +276,9 @@ def _make(folder: str, patience: float) -> None:
     leave a host-id whose ledger is gone.
     """
     try:
-        os.mkdir(folder, 0o700)
-        made = True
-    except FileExistsError:
-        made = False
-    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError as error:  # never made here: a disk that is not mounted is no reason to begin anew
+        raise StoreError(f"{folder}: is not there: mount it, or install -d -o gatepost -g gatepost -m 0700 {folder}") from error
     try:
         _lock(opened, folder, patience)
         if os.path.exists(f"{folder}/{DATABASE}"):
@@ -292,8 +290,6 @@ def _make(folder: str, patience: float) -> None:
         _mark(folder, host_id)
     finally:
         os.close(opened)  # and with it the lock
-    if made:
-        _sync_parent(folder)
 
 
 def _lock(opened: int, folder: str, patience: float) -> None:
@@ -345,11 +341,3 @@ def _build(path: str) -> str:
     finally:
         os.close(file)
     return host_id
-
-
-def _sync_parent(folder: str) -> None:
-    parent = os.open(os.path.dirname(folder.rstrip("/")) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(parent)
-    finally:
-        os.close(parent)

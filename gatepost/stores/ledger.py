@@ -8,7 +8,7 @@ Never: an address in the clear (keyed hashes only); a decision (gateway and poli
 
 from __future__ import annotations
 
-from gatepost.keys.mac import hmac_sha256
+from gatepost.digest import hmac_sha256
 from gatepost.stores.database import DATABASE, Transaction, close, fetch, open_database
 from gatepost.value import Value
 

@@ -185,7 +185,7 @@ class Parked:
     def sweep(self, now: float) -> None:
         """Deletes what crashes left half-written over an hour ago, and makes the count agree with the files.
 
-        Walks the whole folder: about a second for 100,000 entries, four where the database knows none of them. Raises StoreError.
+        Walks the whole folder: a second for 100,000 entries, four where the database knows none of them. Raises StoreError.
         """
         with _Folder(self._folder) as folder:
             _delete_leftovers(folder, now - _LEFTOVER_AGE)

@@ -289,7 +289,8 @@ def beside() -> Iterator[Wired]:
         postfix.stop()
         postfix.set(virtual_transport=f"smtp:[127.0.0.1]:{instance.outbox.port}",
                     transport_maps="inline:{in.example.com=gatepost: all.example.com=gatepost:}",
-                    virtual_mailbox_maps=f"inline:{{someone@other.example.com=x}}, regexp:{postfix.maps_folder}/recipients.regexp")
+                    virtual_mailbox_maps="inline:{someone@other.example.com=x} "
+                                         f"regexp:{postfix.maps_folder}/recipients.regexp")
         postfix.start()
         yield instance
 

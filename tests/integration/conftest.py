@@ -1,0 +1,304 @@
+"""What the tests against a real Postfix share: installed environments, installations, a wired Postfix, and who has which message.
+
+Promises: whatever is made lies in folders below /var/tmp that every user can enter, and is gone at the end; so is every
+process, ended by its id. Waiting is polling, and bounded.
+Never: touches another Postfix, or mail that it did not send.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import email
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from demo.environment import USER, Environment, ensure_user, make_environment
+from demo.postfix_instance import Delivery, MailRecorder, PrivatePostfix
+from gatepost import wiring
+from tests.faulty_app import FaultyApp
+from tests.installation import Installation, give_to, install, message
+
+#: Behind postmaster and abuse; no test writes there.
+PERSON: Final = "person@example.org"
+#: Nothing is tried again unless a test says so (`flush`): one `status=` line for each attempt that is meant.
+PATIENT: Final = {"minimal_backoff_time": "3600s", "maximal_backoff_time": "3600s", "queue_run_delay": "3600s"}
+_MNT_DETACH: Final = 2
+
+
+# --- folders, users, environments -----------------------------------------------------------------------------------------
+
+
+@contextmanager
+def open_folder(name: str) -> Iterator[Path]:
+    """A folder of its own that every user can enter; deleted at the end, with what is mounted in it unmounted first."""
+    path = Path(tempfile.mkdtemp(prefix=f"gatepost-{name}.", dir="/var/tmp"))
+    path.chmod(0o755)
+    try:
+        yield path
+    finally:
+        for mounted in mounts_below(path):
+            unmount(mounted)
+        shutil.rmtree(path)
+
+
+def mounts_below(folder: Path) -> list[Path]:
+    """What is mounted below a folder, the innermost first."""
+    places = (Path(line.split()[1]) for line in Path("/proc/self/mounts").read_text().splitlines())
+    return sorted((place for place in places if folder in place.parents), reverse=True)
+
+
+def mount_tmpfs(folder: Path, size: str) -> None:
+    """A small disk of its own, which belongs to the user gatepost."""
+    account = ensure_user()
+    folder.mkdir(exist_ok=True)
+    options = f"size={size},mode=0700,uid={account.pw_uid},gid={account.pw_gid}"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "gatepost-test", str(folder)], check=True, timeout=30)
+
+
+def unmount(folder: Path) -> None:
+    """Also where a process is still at work there: it is detached, and goes with the last one."""
+    if ctypes.CDLL(None, use_errno=True).umount2(os.fsencode(folder), _MNT_DETACH):
+        raise OSError(ctypes.get_errno(), f"umount {folder}")
+
+
+@pytest.fixture(scope="session")
+def wheel() -> Iterator[Environment]:
+    """gatepost as a person installs it: from the wheel that was built just now."""
+    with open_folder("wheel") as folder:
+        yield make_environment(folder, source="wheel")
+
+
+@pytest.fixture(scope="session")
+def tree() -> Iterator[Environment]:
+    """gatepost as the checkout has it."""
+    with open_folder("tree") as folder:
+        yield make_environment(folder, source="tree")
+
+
+@contextmanager
+def installation(*, app: str = "", more: str = "", sinks: str = "") -> Iterator[Installation]:
+    """A configuration with its store in a folder of its own, all of it the user gatepost's.
+
+    `app`, `more`: see tests.installation. `sinks`: further lines below `sinks:`.
+    """
+    with open_folder("installed") as folder:
+        yield given(folder, app=app, more=more, sinks=sinks)
+
+
+def given(folder: Path, *, app: str = "", more: str = "", sinks: str = "") -> Installation:
+    """Installs into a folder that is there."""
+    folder.mkdir(mode=0o755, exist_ok=True)
+    made = install(folder, app=app, more=more)
+    with made.config.open("a") as file:
+        file.write(sinks)
+    own(made)
+    return made
+
+
+def own(made: Installation) -> None:
+    """Everything in it is the user gatepost's."""
+    account = ensure_user()
+    give_to(account.pw_uid, account.pw_gid, made)
+
+
+# --- Postfix --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service:
+    """A service of master.cf: the rendered fragment for one installation, run by this interpreter and script.
+
+    The one called `gatepost` is the fragment as it is; any other is the same under its own name. `change`: (pattern,
+    replacement) in the rendered text, which must be there.
+    """
+
+    made: Installation
+    python: str
+    script: str
+    name: str = "gatepost"
+    change: tuple[str, str] | None = None
+
+    def fragments(self, postfix: PrivatePostfix) -> dict[str, str]:
+        """All the files that `gatepost postfix` would print."""
+        made = wiring.render(self.made.settings, python=self.python, pipe_script=self.script, config=str(self.made.config),
+                             person=PERSON, host=postfix.host, folder=str(postfix.maps_folder))  # fmt: skip
+        master = re.sub(r"(?m)^gatepost(?= )|\bgatepost(?=_time_limit=)", self.name, made["master.cf"])
+        if self.change:
+            master, changed = re.subn(*self.change, master)
+            assert changed, self.change
+        return {**made, "master.cf": master}
+
+
+@contextmanager
+def wired(services: Sequence[Service], *, transports: Mapping[str, str] | None = None,
+          options: Mapping[str, str] | None = None) -> Iterator[tuple[PrivatePostfix, MailRecorder]]:  # fmt: skip
+    """A running Postfix with the first service's fragments in it, and a recorder of whatever leaves it.
+
+    `transports`: recipient address -> the name of the service that has its mail; any other goes to the first.
+    """
+    outbox = MailRecorder()
+    with open_folder("postfix") as folder:
+        postfix = PrivatePostfix(folder / "instance", outbox_port=outbox.port, options={**PATIENT, **(options or {})})
+        fragments = services[0].fragments(postfix)
+        fragments["master.cf"] = "\n".join(service.fragments(postfix)["master.cf"] for service in services)
+        if transports:
+            fragments["transport"] = "".join(f"{address}  {name}:\n" for address, name in transports.items())
+            fragments["main.cf"] += f"\ntransport_maps = texthash:{postfix.maps_folder}/transport\n"
+        postfix.wire(fragments)
+        try:
+            with postfix:
+                yield postfix, outbox
+        finally:
+            outbox.close()
+
+
+# --- who has which message ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Letter:
+    """A message that Postfix took. `message_id` is in the message, with its angle brackets, and in no other."""
+
+    name: str
+    sender: str
+    recipient: str
+    queue_id: str
+    message_id: str
+    data: bytes = field(repr=False)
+
+
+def post(postfix: PrivatePostfix, name: str, recipient: str, *, sender: str = "person@example.org", headers: str = "",
+         size: int = 0, data: bytes = b"") -> Letter:  # fmt: skip
+    """Sends one message through SMTP. `data`: in place of a person's message; it needs no Message-ID."""
+    message_id = f"<{uuid.uuid4().hex}@example.org>"
+    whole = data or message(to=recipient, subject=name, headers=headers, size=size)
+    whole = re.sub(rb"(?m)^Message-ID: .*\n", b"", whole)
+    whole = f"Message-ID: {message_id}\n".encode() + whole
+    sent = postfix.send(sender, recipient, whole)
+    assert sent.queue_id, f"{name}: {sent}"
+    return Letter(name=name, sender=sender, recipient=recipient, queue_id=sent.queue_id, message_id=message_id, data=whole)
+
+
+def in_apps(apps: Iterable[FaultyApp]) -> Counter[str]:
+    """Message-ID -> how many deliveries the apps took."""
+    return Counter(taken["message_id"] for app in apps for taken in app.taken)
+
+
+def in_maildir(folder: Path) -> Counter[str]:
+    """Message-ID -> how many files there are in a Maildir's new/."""
+    files = sorted((folder / "new").iterdir()) if (folder / "new").is_dir() else []
+    return Counter(str(email.message_from_bytes(file.read_bytes())["Message-ID"]) for file in files)
+
+
+@dataclass(frozen=True)
+class Parked:
+    """One parked message, as its files say."""
+
+    queue_id: str
+    rule: str
+    kind: str
+    headers_only: bool
+    raw: bytes = field(repr=False)
+
+
+def parked_in(made: Installation) -> list[Parked]:
+    """What is parked, read from the files: root must not open the database."""
+    found = []
+    for file in sorted((made.store / "parked").glob("*.json")):
+        meta = json.loads(file.read_text())
+        raw = file.with_suffix(".eml").read_bytes()
+        found.append(Parked(meta["queue_id"], meta["rule"], meta["kind"], meta["headers_only"], raw))
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Account:
+    """Where everything is: by message, the places that have it. A message that nobody has is lost."""
+
+    places: Mapping[str, tuple[str, ...]]
+    bounced: tuple[Delivery, ...]
+    left: tuple[str, ...]
+
+    @property
+    def lost(self) -> list[str]:
+        """The names of messages that are nowhere."""
+        return [name for name, places in self.places.items() if not places]
+
+    @property
+    def doubled(self) -> dict[str, tuple[str, ...]]:
+        """The messages that are in more than one place, or twice in one."""
+        return {name: places for name, places in self.places.items() if len(places) > 1}
+
+
+def account(letters: Iterable[Letter], *, postfix: PrivatePostfix, outbox: MailRecorder, apps: Iterable[FaultyApp],
+            made: Iterable[Installation]) -> Account:  # fmt: skip
+    """Looks everywhere: queue, app, Maildir, parked mail, and Postfix's log for what was discarded."""
+    made = list(made)
+    queued = Counter(entry["queue_id"] for entry in postfix.queue())
+    taken = in_apps(apps) + sum((in_maildir(each.folder / "Maildir") for each in made), Counter[str]())
+    parked = Counter(each.queue_id for one in made for each in parked_in(one))
+    deliveries = postfix.deliveries()
+    discarded = Counter(each.queue_id for each in deliveries if each.status == "sent" and "(discarded " in each.text)
+    places = {
+        letter.name: (
+            *["queue"] * queued[letter.queue_id],
+            *["app"] * taken[letter.message_id],
+            *["parked"] * parked[letter.queue_id],
+            *["discarded"] * discarded[letter.queue_id],
+        )
+        for letter in letters
+    }
+    bounced = tuple(each for each in deliveries if each.status not in ("sent", "deferred"))
+    return Account(places=places, bounced=bounced, left=tuple(r for m in outbox.messages for r in m.recipients))
+
+
+# --- runs of the script without Postfix -----------------------------------------------------------------------------------
+
+
+def start_script(python: str, script: str, made: Installation, *, queue_id: str, recipient: str,
+                 sender: str = "person@example.org") -> subprocess.Popen[bytes]:  # fmt: skip
+    """Starts the pipe script as pipe(8) does: as gatepost, in a session of its own, with stdout and stderr as one stream."""
+    who = ensure_user()
+    words = [f"--config={made.config}", "--size=1234", f"--sender={sender}", f"--recipient={recipient}",
+             f"--original-recipient={recipient}", f"--queue-id={queue_id}", "--client-address=192.0.2.7",
+             "--helo=mail.example.org"]  # fmt: skip
+    return subprocess.Popen(
+        [python, "-I", script, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd="/",
+        user=who.pw_uid, group=who.pw_gid, extra_groups=[], env={"PATH": "/usr/bin:/bin", "LANG": "C"},
+        start_new_session=True)  # fmt: skip
+
+
+def run_script(python: str, script: str, made: Installation, data: bytes, *, queue_id: str, recipient: str) -> tuple[int, str]:
+    """One whole run: exit status and the one line. `data`: the message with LF line ends, without the LF of flag B."""
+    with start_script(python, script, made, queue_id=queue_id, recipient=recipient) as process:
+        output, _ = process.communicate(data + b"\n", timeout=60)
+    return process.returncode, output.decode("ascii").rstrip("\n")
+
+
+@contextmanager
+def ended(processes: Callable[[], Iterable[int]]) -> Iterator[None]:
+    """Whatever happens, these processes are ended by their ids."""
+    try:
+        yield
+    finally:
+        for pid in processes():
+            with suppress(ProcessLookupError):
+                os.kill(pid, 9)
+
+
+__all__ = ["PATIENT", "USER", "Account", "Letter", "Parked", "Service", "account", "ended", "given", "in_apps", "in_maildir",
+           "installation", "mount_tmpfs", "open_folder", "own", "parked_in", "post", "run_script", "start_script", "unmount",
+           "wired"]
