@@ -97,41 +97,72 @@ RULES: Final[dict[str, Rule]] = {
     "key-forged": Rule(status="5.1.1", text=_NO_SUCH_ADDRESS, meaning="has a signed key's form; no secret of ours made it"),
     "key-expired": Rule(status="5.1.1", text=_NO_SUCH_ADDRESS, meaning="a key of ours, past its last day"),
     "key-revoked": Rule(status="5.1.1", text=_NO_SUCH_ADDRESS, meaning="a key of ours that the revoked: file names"),
-    "role-address": Rule(status="2.0.0", text="kept for a person",
-                         meaning="postmaster@ or abuse@ came to gatepost: parked whole, no rule asked"),
+    "role-address": Rule(
+        status="2.0.0", text="kept for a person", meaning="postmaster@ or abuse@ came to gatepost: parked whole, no rule asked"
+    ),
     # what the message is (X.7.1: delivery not authorized; X.4.6: routing loop)
     "loop": Rule(status="5.4.6", text="Mail loop", meaning="the message was here before, or we made it"),
     "bounce": Rule(status="5.7.1", text="Delivery reports are not accepted here", meaning="a bounce or delivery report"),
     "automatic": Rule(status="5.7.1", text="Automatic mail is not accepted here", meaning="sent by a machine, not a person"),
-    "null-sender": Rule(status="5.7.1", text="Delivery reports are not accepted here",
-                        meaning="MAIL FROM:<> and nothing else says what it is: no person sends that"),
-    "sender-mismatch": Rule(status="5.7.1", text="Sender is not the one this address was made for",
-                            meaning="must-match: the From address is not the key's owner"),
-    "sender-unverified": Rule(status="5.7.1", text="Sender could not be verified",
-                              meaning="must-match: nobody authenticated the From address"),
+    "null-sender": Rule(
+        status="5.7.1",
+        text="Delivery reports are not accepted here",
+        meaning="MAIL FROM:<> and nothing else says what it is: no person sends that",
+    ),
+    "sender-mismatch": Rule(
+        status="5.7.1",
+        text="Sender is not the one this address was made for",
+        meaning="must-match: the From address is not the key's owner",
+    ),
+    "sender-unverified": Rule(
+        status="5.7.1", text="Sender could not be verified", meaning="must-match: nobody authenticated the From address"
+    ),
     # what became of it behind the decision
     "app-refused": Rule(status="5.7.1", text="Refused by the application", meaning="the app said so in its answer"),
-    "app-cannot-take": Rule(status="4.3.0", text="The application cannot take this message yet",
-                            meaning="the app answered 400, 413, 415 or 422; parked after 3 tries"),
-    "app-misconfigured": Rule(status="4.3.5", text="Mail system configuration error",
-                              meaning="the app answered 401, 403, 404 or 410: URL, secret or rights are wrong"),
-    "app-unavailable": Rule(status="4.4.1", text="The application is not available, try later",
-                            meaning="the sink did not take it, or did not answer in time: it stays in Postfix's queue"),
-    "gave-up": Rule(status="2.0.0", text="kept for a person",
-                    meaning="first seen more than give_up_after ago: parked whole before Postfix would bounce it"),
-    "in-flight": Rule(status="4.3.2", text="Already being delivered, try later",
-                      meaning="another run of the same message holds the lease"),
+    "app-cannot-take": Rule(
+        status="4.3.0",
+        text="The application cannot take this message yet",
+        meaning="the app answered 400, 413, 415 or 422; parked after 3 tries",
+    ),
+    "app-misconfigured": Rule(
+        status="4.3.5",
+        text="Mail system configuration error",
+        meaning="the app answered 401, 403, 404 or 410: URL, secret or rights are wrong",
+    ),
+    "app-unavailable": Rule(
+        status="4.4.1",
+        text="The application is not available, try later",
+        meaning="the sink did not take it, or did not answer in time: it stays in Postfix's queue",
+    ),
+    "gave-up": Rule(
+        status="2.0.0",
+        text="kept for a person",
+        meaning="first seen more than give_up_after ago: parked whole before Postfix would bounce it",
+    ),
+    "in-flight": Rule(
+        status="4.3.2", text="Already being delivered, try later", meaning="another run of the same message holds the lease"
+    ),
     # our own faults: always a deferral
-    "incomplete-input": Rule(status="4.3.0", text="Message was cut off, try later",
-                             meaning="standard input ended before the whole message was there"),
+    "incomplete-input": Rule(
+        status="4.3.0", text="Message was cut off, try later", meaning="standard input ended before the whole message was there"
+    ),
     "deadline": Rule(status="4.3.0", text="Took too long, try later", meaning="timing.deadline passed"),
     "interrupted": Rule(status="4.3.2", text="Interrupted, try later", meaning="a signal ended the run"),
-    "config-error": Rule(status="4.3.5", text="Mail system configuration error",
-                         meaning="the configuration cannot be used: run gatepost config check"),
-    "store-unavailable": Rule(status="4.3.0", text="Temporary storage failure, try later",
-                              meaning="the store cannot be opened, is locked, full or corrupt"),
-    "parked-full": Rule(status="4.3.1", text="Mail system full, try later",
-                        meaning="parked mail is at its cap with mail that must not be dropped"),
+    "config-error": Rule(
+        status="4.3.5",
+        text="Mail system configuration error",
+        meaning="the configuration cannot be used: run gatepost config check",
+    ),
+    "store-unavailable": Rule(
+        status="4.3.0",
+        text="Temporary storage failure, try later",
+        meaning="the store cannot be opened, is locked, full or corrupt",
+    ),
+    "parked-full": Rule(
+        status="4.3.1",
+        text="Mail system full, try later",
+        meaning="parked mail is at its cap with mail that must not be dropped",
+    ),
     "internal-error": Rule(status="4.3.0", text="Temporary failure, try later", meaning="what nobody foresaw"),
 }
 

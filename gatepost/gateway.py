@@ -185,7 +185,7 @@ class Gateway:
             envelope=job.envelope,
             decision=job.verdict,
             message=job.message,
-            sha256=job.message.sha256(hosts),
+            own_hosts=hosts,
             sender_verified=job.facts.sender_verified,
         )
         return deliver(self.settings.sink(sink), delivery, deadline=deadline, now=self.now)

@@ -137,19 +137,27 @@ def from_tree(tree: dict[str, Any]) -> Settings:
     routes = []
     for route in tree["routes"]:
         keys = route["keys"]
-        routes.append(Route(**{
-            **route,
-            "keys": keys and KeySettings(**{**keys, "secrets": tuple(keys["secrets"]),
-                                            "former_domains": tuple(keys["former_domains"])}),
-            "screening": Screening(**route["screening"]),
-            "deliver": tuple(route["deliver"]),
-        }))
-    return Settings(**{
-        **tree,
-        "trusted": tuple(tree["trusted"]),
-        "routes": tuple(routes),
-        "timing": Timing(**tree["timing"]),
-        "parked": ParkedLimits(**tree["parked"]),
-        "parser": ParserLimits(**tree["parser"]),
-        "sinks": tuple(Sink(**{**sink, "secrets": tuple(sink["secrets"])}) for sink in tree["sinks"]),
-    })
+        routes.append(
+            Route(
+                **{
+                    **route,
+                    "keys": keys
+                    and KeySettings(
+                        **{**keys, "secrets": tuple(keys["secrets"]), "former_domains": tuple(keys["former_domains"])}
+                    ),
+                    "screening": Screening(**route["screening"]),
+                    "deliver": tuple(route["deliver"]),
+                }
+            )
+        )
+    return Settings(
+        **{
+            **tree,
+            "trusted": tuple(tree["trusted"]),
+            "routes": tuple(routes),
+            "timing": Timing(**tree["timing"]),
+            "parked": ParkedLimits(**tree["parked"]),
+            "parser": ParserLimits(**tree["parser"]),
+            "sinks": tuple(Sink(**{**sink, "secrets": tuple(sink["secrets"])}) for sink in tree["sinks"]),
+        }
+    )

@@ -55,7 +55,9 @@ class Installation:
     def key(self, subject: str = "42", *, days: int | None = None, owner: str | None = None, secret: str = SECRET) -> str:
         """A key that the replies route takes; `days` from today until it expires."""
         expires = None if days is None else today(time.time()) + days
-        return mint(secret=secret.encode(), key_id=KEY_ID, domain=DOMAIN, subject=subject.encode(), expires=expires, owner=owner)
+        return mint(
+            secret=secret.encode(), key_id=KEY_ID, domain=DOMAIN, subject=subject.encode(), expires=expires, owner=owner
+        )
 
     def address(self, key: str) -> str:
         """The address of the replies route that carries this key."""

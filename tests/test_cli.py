@@ -72,7 +72,13 @@ def test_config_check_says_what_it_found(made: Installation, capsys: pytest.Capt
 def test_every_command_names_the_mistakes_of_a_bad_config(made: Installation, capsys: pytest.CaptureFixture[str]) -> None:
     """No command works on a configuration that cannot be used; each says where the mistake is."""
     made.config.write_text("routes: []\n")
-    for words in (["key", "new", "--subject", "1"], ["try", "a@b"], ["parked", "list"], ["prune"], ["postfix", "--person", "a@example.org"]):
+    for words in (
+        ["key", "new", "--subject", "1"],
+        ["try", "a@b"],
+        ["parked", "list"],
+        ["prune"],
+        ["postfix", "--person", "a@example.org"],
+    ):
         assert f"{made.config}:1:" in complaint(capsys, *words)
 
 
@@ -181,7 +187,11 @@ def test_what_the_sink_does_not_take_stays_parked(made: Installation, capsys: py
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 def test_a_command_run_as_root_becomes_the_stores_owner(tmp_path: Path) -> None:
     """No file in the store belongs to root afterwards: with such a journal the pipe script could not open its ledger."""
-    folder = Path(subprocess.run(["mktemp", "-d", "/tmp/gatepost-owner.XXXXXX"], capture_output=True, text=True, check=True).stdout.strip())
+    folder = Path(
+        subprocess.run(
+            ["mktemp", "-d", "/tmp/gatepost-owner.XXXXXX"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+    )
     try:
         folder.chmod(0o755)
         made = install(folder)

@@ -163,7 +163,9 @@ PARKED = [
 ]
 
 
-@pytest.mark.parametrize(("to", "data", "rule", "kind", "head_only"), [row[1:] for row in PARKED], ids=[row[0] for row in PARKED])
+@pytest.mark.parametrize(
+    ("to", "data", "rule", "kind", "head_only"), [row[1:] for row in PARKED], ids=[row[0] for row in PARKED]
+)
 def test_what_is_not_for_the_app_is_parked(
     made: Installation, clock: Clock, to: str, data: bytes, rule: str, kind: str, head_only: bool
 ) -> None:
@@ -225,7 +227,9 @@ def test_a_ledger_that_fails_after_the_app_has_it_is_no_second_delivery(
 
 def test_the_other_sinks_get_one_try(tmp_path: Path, app: FaultyApp, clock: Clock) -> None:
     """The first sink must have it; the others are best effort, and their failure is logged and delays nobody."""
-    more = f'  copy: {{webhook: "{app.url("status/500")}", secret: app-webhook}}\n  files: {{maildir: {tmp_path / "Maildir"}}}\n'
+    more = (
+        f'  copy: {{webhook: "{app.url("status/500")}", secret: app-webhook}}\n  files: {{maildir: {tmp_path / "Maildir"}}}\n'
+    )
     made = install(tmp_path, app=webhook(app.url("mail")))
     text = made.config.read_text().replace("deliver: [app]", "deliver: [app, copy, files]")
     made.config.write_text(text + more)
@@ -268,8 +272,8 @@ FROZEN = [
     ("plain", rule_decision("accept", "accepted", route="replies"), "the least"),
     ("whole", rule_decision("park", "gave-up", detail=ODD).replace(
         key=Key(raw="k", subject=ODD, options=("a", ODD)), thread=Thread(found_in="References", parent_message_id=ODD),
-        findings=(Finding(slug="x", family="parser", evidence=ODD), Finding(slug="y", family="loops", evidence=""))), "all of it"),
-    ("empty option", rule_decision("accept", "accepted").replace(key=Key(raw="", subject="", options=("",))), "nothing is lost"),
+        findings=(Finding(slug="x", family="parser", evidence=ODD), Finding(slug="y", family="loops", evidence=""))), "whole"),
+    ("empty option", rule_decision("accept", "accepted").replace(key=Key(raw="", subject="", options=("",))), "none lost"),
 ]  # fmt: skip
 
 

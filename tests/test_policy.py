@@ -203,7 +203,12 @@ THREADS = [
     ("forged", f"In-Reply-To: {FORGED}\n", None, "accepted as a new conversation"),
     ("expired", f"In-Reply-To: {GONE}\n", None, "a key past its day relates nothing"),
     ("revoked", f"In-Reply-To: {mint_id(key(b'revoked'), b'12345678', DOMAIN)}\n", None, "a revoked key relates nothing"),
-    ("another domain", f"In-Reply-To: {mint_id(ABROAD, b'12345678', 'other.example.com')}\n", None, "genuine, of another host of ours"),
+    (
+        "another domain",
+        f"In-Reply-To: {mint_id(ABROAD, b'12345678', 'other.example.com')}\n",
+        None,
+        "genuine, of another host of ours",
+    ),
     ("strangers", "In-Reply-To: <x@example.org>\n", None, "not a Message-ID of ours"),
 ]
 

@@ -160,7 +160,9 @@ def _route(settings: Settings, name: str | None) -> Route:
     if len(chosen) == 1:
         return chosen[0]
     names = ", ".join(route.name for route in with_keys) or "none"
-    raise GatepostError(f"{'no such route with keys: ' + name if name else 'name one with --route'} (routes with keys: {names})")
+    raise GatepostError(
+        f"{'no such route with keys: ' + name if name else 'name one with --route'} (routes with keys: {names})"
+    )
 
 
 def _keys(route: Route) -> KeySettings:

@@ -101,7 +101,9 @@ def run_release(arguments: argparse.Namespace) -> int:
         decision = receipt.decision
         released = decision.action == "accept"
         stays += not released
-        text = line("-", action=decision.action, rule=decision.rule, id=id_, sink=receipt.sink, released="yes" if released else "no")
+        text = line(
+            "-", action=decision.action, rule=decision.rule, id=id_, sink=receipt.sink, released="yes" if released else "no"
+        )
         write(text, destination(settings), error=not released)
         if arguments.json:
             print(json.dumps({"id": id_, "released": released, "sink": receipt.sink, "rule": decision.rule,
@@ -151,5 +153,3 @@ def _when(stamp: float) -> str:
 def _shown(text: str) -> str:
     """Printable on any terminal: control and format characters escaped, so that a stranger's bytes cannot steer it."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii") for c in text)
-
-

@@ -19,6 +19,7 @@ from gatepost.errors import GatepostError
 from gatepost.gateway import facts_for
 from gatepost.mail.canonical import from_pipe
 from gatepost.mail.message import parse
+from gatepost.mail.received import received
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", metavar="ADDRESS|FILE", help="a recipient, or a file with a message (- for standard input)")
     parser.add_argument("--recipient", metavar="ADDRESS", help="the envelope's recipient (needed with FILE)")
     parser.add_argument("--sender", metavar="ADDRESS", help="MAIL FROM; '' is the null sender (default: the From address)")
-    parser.add_argument("--queue-id", default="", metavar="ID", help="the queue ID in the message's own top Received field")
+    parser.add_argument("--queue-id", default="", metavar="ID", help="default: the one in the topmost Received field")
     add_common(parser)
     parser.set_defaults(run=run)
 
@@ -63,7 +64,9 @@ def _case(arguments: argparse.Namespace, settings: Settings) -> tuple[Envelope, 
         if "@" not in arguments.what:
             raise GatepostError(f"{arguments.what}: there is no such file, and it is no address")
         sender = _ANYBODY if arguments.sender is None else arguments.sender
-        raw = f"From: {sender or _ANYBODY}\r\nTo: {arguments.what}\r\nSubject: try\r\n\r\ntry\r\n".encode("utf-8", "surrogateescape")
+        raw = f"From: {sender or _ANYBODY}\r\nTo: {arguments.what}\r\nSubject: try\r\n\r\ntry\r\n".encode(
+            "utf-8", "surrogateescape"
+        )
         return Envelope(sender=sender, recipient=arguments.what, queue_id=arguments.queue_id), parse(raw, settings.parser)
     if not arguments.recipient:
         raise GatepostError("a file says nothing of its envelope: give --recipient ADDRESS (and --sender)")
@@ -71,7 +74,14 @@ def _case(arguments: argparse.Namespace, settings: Settings) -> tuple[Envelope, 
     sender = arguments.sender
     if sender is None:
         sender = message.from_.list[0].address if message.from_.list else _ANYBODY
-    return Envelope(sender=sender, recipient=arguments.recipient, queue_id=arguments.queue_id), message
+    queue_id = arguments.queue_id or _topmost_id(message)
+    return Envelope(sender=sender, recipient=arguments.recipient, queue_id=queue_id), message
+
+
+def _topmost_id(message: Message) -> str:
+    """The queue ID that the last host to take the message wrote: a file kept on this host has ours on top."""
+    top = message.headers.first("received")
+    return received(top.value).id if top is not None else ""
 
 
 def _read(path: str) -> bytes:
@@ -104,7 +114,9 @@ def _plain(decision: Decision, decided: Decision) -> dict[str, object]:
 def _show(decision: Decision, decided: Decision, settings: Settings) -> None:
     print(f"{decision.action}  rule={decision.rule}  route={decision.route or '-'}  {decision.status} {decision.text}")
     if decision.action != decided.action:
-        print(f"  the rule says {decided.action}; behind the queue after_queue: {settings.after_queue} makes it {decision.action}")
+        print(
+            f"  the rule says {decided.action}; behind the queue after_queue: {settings.after_queue} makes it {decision.action}"
+        )
     if decision.key is not None:
         print(f"  key names {decision.key.subject}")
     if decision.thread is not None:

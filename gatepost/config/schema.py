@@ -272,7 +272,9 @@ def _route(route: Section, notes: Notes, general: _General) -> dict[str, Any]:
         "name": route.get("name", ""),
         "address": address,
         "keys": _key_tree(keys) if "keys" in route.values else None,
-        "screening": {name: screening.get(name, general.screening.get(name, getattr(Screening, name))) for name in Screening._fields},
+        "screening": {
+            name: screening.get(name, general.screening.get(name, getattr(Screening, name))) for name in Screening._fields
+        },
         "must_match": must_match,
         "deliver": route.get("deliver", []),
     }

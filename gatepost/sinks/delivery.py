@@ -31,7 +31,7 @@ class Delivery(Value):
     """One accepted message for one recipient, on its way to a sink.
 
     `id`: 64 hex digits, the same on every retry. `received_at`: Unix seconds when it was first seen. `attempt`: 1 on the
-    first. `sha256`: hex, without what our own hosts put in front. `sender_verified_by`: who vouches for the From address.
+    first. `own_hosts`: ours, by which it came (lower case). `sender_verified_by`: who vouches for the From address.
     """
 
     id: str
@@ -41,9 +41,14 @@ class Delivery(Value):
     envelope: Envelope
     decision: Decision
     message: Message
-    sha256: str
+    own_hosts: tuple[str, ...] = ()
     sender_verified: Verified = "unknown"
     sender_verified_by: str = ""
+
+    @property
+    def sha256(self) -> str:
+        """Hex, of the message without what our own hosts put in front. Made when asked for: a Maildir has no place for it."""
+        return self.message.sha256(self.own_hosts)
 
 
 class Outcome(Value):
