@@ -215,17 +215,18 @@ def _leave_running(world: World, notes: Notes) -> None:
         "PERSON_FOLDER": str(world.folder / "person"),
         "DEMO_FOLDER": str(world.folder),
     }
-    file = notes.write_environment(environment_text(values))
+    file = os.path.relpath(notes.write_environment(environment_text(values)), CHECKOUT)
+    as_root = "sudo " if "SUDO_USER" in os.environ else ""
     _show(f"""\
-It stays up until `make demo-stop`. Try it (the names are in {os.path.relpath(file, CHECKOUT)}):
+It stays up until `make demo-stop`. Try it (the names are in {file}):
 
     swaks --server {LOOPBACK} --port {values['SMTP_PORT']} --from you@example.net \\
           --to {values['GOOD_ADDRESS']}
 
-    . {os.path.relpath(file, CHECKOUT)}
+    . {file}
     tail -f $MAIL_LOG $GATEPOST_LOG $APP_LOG
-    $GATEPOST parked list                      # as root
-    postqueue -c $POSTFIX_CONFIG -p            # as root; -f tries again what waits
+    {as_root}$GATEPOST parked list
+    {as_root}postqueue -c $POSTFIX_CONFIG -p      # what waits; -f tries it again
 """)
 
 
