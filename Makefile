@@ -22,6 +22,7 @@ demo:
 	@$(AS_ROOT) KEEP="$(KEEP)" $(PY) demo/demo.py
 
 demo-stop:
+	@test -x $(PY) || { echo 'no demo was started from this checkout' >&2; exit 1; }
 	@$(AS_ROOT) $(PY) demo/demo.py --stop
 
 test:

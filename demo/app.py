@@ -99,7 +99,7 @@ class Webhook(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         """Checks, keeps, answers."""
         length = self.headers.get("Content-Length", "")
-        if not (length.isascii() and length.isdigit()):
+        if not (length.isascii() and length.isdigit()) or int(length) > MOST:
             self._answer(413)
             return
         body = self.rfile.read(int(length))  # the bytes as they came: the signature is over them

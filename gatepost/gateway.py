@@ -44,9 +44,13 @@ _REVOKED_BYTES: Final = 64 * 1_048_576
 
 
 class Receipt(Value):
-    """What became of one message for one recipient. `sink`: which has it. `already`: an earlier run had done it."""
+    """What became of one message for one recipient. `sink`: which has it. `already`: an earlier run had done it.
+
+    `to`: the recipient as a log may show it, without the whole of its key.
+    """
 
     decision: Decision
+    to: str = ""
     id: str = ""
     sink: str = ""
     attempt: int = 0
@@ -104,9 +108,10 @@ class Gateway:
         door defers then.
         """
         try:
-            return self._receive(envelope, raw, deadline, still_whole)
+            receipt = self._receive(envelope, raw, deadline, still_whole)
         except GatepostError as error:
-            return Receipt(decision=rule_decision("defer", error.rule, detail=str(error)))
+            receipt = Receipt(decision=rule_decision("defer", error.rule, detail=str(error)))
+        return receipt.replace(to=policy.masked(envelope.recipient, self.settings))
 
     def _receive(self, envelope: Envelope, raw: bytes, deadline: float, still_whole: Callable[[], None]) -> Receipt:
         settings, started = self.settings, self.now()
@@ -127,9 +132,10 @@ class Gateway:
             recipient=to,
         )
         if claim.state == "busy":
-            return Receipt(decision=rule_decision("defer", "in-flight"), id=id_)
+            busy = rule_decision("defer", "in-flight", route=verdict.route)
+            return Receipt(decision=busy, id=id_, attempt=claim.attempts)
         if claim.state == "done":
-            return Receipt(decision=_thaw(claim.outcome), id=id_, already=True)
+            return Receipt(decision=_thaw(claim.outcome).replace(detail=""), id=id_, attempt=claim.attempts, already=True)
         if claim.attempts > 1:
             verdict = _thaw(claim.judgement).replace(trace=verdict.trace)
         return self._carry_out(_Job(id_, claim, envelope, message, facts, verdict), deadline, still_whole)
@@ -247,7 +253,7 @@ class Gateway:
         with parked.lock(id_):
             entry, raw = parked.load(id_)
             if entry.headers_only:
-                raise StoreError(f"{id_}: only the head was kept (rule {entry.rule}); it cannot be released")
+                raise StoreError(f"only the head was kept (rule {entry.rule}): it cannot be released")
             meta = entry.meta
             verdict = _thaw(meta["judgement"]).replace(action="accept", rule="accepted")
             verdict = verdict.replace(route=route or verdict.route)
@@ -256,7 +262,7 @@ class Gateway:
             message = parse(raw, self.settings.parser)
             job = _Job(id_, claim, envelope, message, policy.Facts(now=self.now()), verdict)
             if self.settings.route(verdict.route) is None:
-                raise StoreError(f"{id_}: no route {verdict.route!r} is configured now: name one with --route")
+                raise StoreError(f"no route {verdict.route!r} is configured now: name one with --route")
             sink, decision = self._hand_over(job, deadline)
             if decision.action == "accept":
                 parked.drop(id_)

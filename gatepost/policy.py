@@ -13,7 +13,7 @@ from gatepost.keys.keyring import check
 from gatepost.keys.reply_ids import key_of
 from gatepost.keys.signed import day_text, owner_matches
 from gatepost.mail.address import compile_pattern
-from gatepost.mail.recipient import NEVER_A_KEY, is_role, recipient
+from gatepost.mail.recipient import NEVER_A_KEY, fold, is_role, recipient
 from gatepost.screening import automatic, bounces, loops
 from gatepost.screening.passage import passage
 from gatepost.settings import Screening
@@ -34,7 +34,17 @@ if TYPE_CHECKING:
     #: A rule's answer: the action it decides and why, or None and why it does not apply.
     Answer = tuple[Action | None, str]
 
-__all__ = ["ORDER", "Facts", "after_handover", "behind_queue", "decide", "keeps_headers_only", "parked_kind", "route_for"]
+__all__ = [
+    "ORDER",
+    "Facts",
+    "after_handover",
+    "behind_queue",
+    "decide",
+    "keeps_headers_only",
+    "masked",
+    "parked_kind",
+    "route_for",
+]
 
 
 class Facts(Value):
@@ -128,6 +138,21 @@ def route_for(to: Recipient, settings: Settings) -> tuple[Route | None, str | No
                 return route, None
             return route, match.key if match.well_formed else ""
     return None, None
+
+
+#: Characters of a key that a log may show; a key that is not longer than twice that is not shown at all.
+_KEY_SHOWN: Final = 4
+
+
+def masked(address: str, settings: Settings) -> str:
+    """A recipient for the log: its key cut short, and so is any local part that no route takes (it may be a key misspelt)."""
+    to = recipient(address)
+    route, key = route_for(to, settings)
+    if key is None and (route is not None or len(to.local) <= 2 * _KEY_SHOWN):
+        return to.final_form
+    hidden = key or fold(to.local)
+    shown = hidden[:_KEY_SHOWN] if len(hidden) > 2 * _KEY_SHOWN else ""
+    return to.final_form.replace(hidden, f"{shown}...", 1)
 
 
 # The rules. Each answers for itself only; `_Case` has what they ask about.

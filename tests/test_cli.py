@@ -168,7 +168,7 @@ def test_parked_mail_is_listed_shown_released_and_dropped(made: Installation, ca
     assert "\x1b" not in answer(capsys, "parked", "show", first.id[:12])
     facts = asked(capsys, "parked", "show", first.id)
     assert (facts["rule"], facts["kind"], facts["recipient"]) == ("no-route", "refused", "nobody@in.example.com")
-    assert "name one with --route" in complaint(capsys, "parked", "release", first.id)
+    assert "name one with --route" in answer(capsys, "parked", "release", first.id, status=1)
     assert "released to app" in answer(capsys, "parked", "release", first.id, "--route", "support")
     assert len(list((made.folder / "Maildir" / "new").iterdir())) == 1
     assert answer(capsys, "parked", "drop", "--rule", "no-route") == "dropped 1\n"
@@ -216,6 +216,19 @@ def test_the_fragments_are_printed_and_written(made: Installation, tmp_path: Pat
     for file in (tmp_path / "out").iterdir():
         assert f"##### {file.name}\n{file.read_text()}" in printed
     assert f"--config={made.config}" in (tmp_path / "out" / "master.cf").read_text()
+
+
+def test_release_goes_on_after_one_that_cannot_be_released(made: Installation, capsys: pytest.CaptureFixture[str]) -> None:
+    """A head alone stays parked, with the reason; the others of the rule are released."""
+    park(made, "reply+garbage@in.example.com")
+    park(made, "nobody@in.example.com", "Q2")
+    assert "only the head was kept" in answer(capsys, "parked", "release", "--rule", "key-unknown", status=1)
+    assert "released to app" in answer(capsys, "parked", "release", "--rule", "no-route", "--route", "support")
+
+
+def test_a_bare_command_shows_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a word: the list of commands, and status 2."""
+    assert "parked" in complaint(capsys, status=2)
 
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -121,8 +121,9 @@ def test_the_environment_file_is_safe_to_source() -> None:
 
 @pytest.fixture
 def bystander() -> Iterator[subprocess.Popen[bytes]]:
-    """A process that waits to be ended."""
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+    """A process that says what it is told, until it is ended."""
+    code = "while True: print(input(), flush=True)"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         yield process
         process.kill()
 
@@ -137,7 +138,11 @@ def test_only_the_process_that_was_started_is_ended(tmp_path: Path, bystander: s
     state["processes"][0]["started"] = "1"
     (notes.folder / "state.json").write_text(json.dumps(state))
     assert notes.stop()
-    assert bystander.poll() is None
+    assert bystander.stdin is not None
+    assert bystander.stdout is not None
+    bystander.stdin.write(b"alive\n")
+    bystander.stdin.flush()
+    assert bystander.stdout.readline() == b"alive\n"
     assert folder.is_dir()
     notes.write(folder, 25, {"app": bystander})
     assert notes.stop()

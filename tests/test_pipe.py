@@ -74,6 +74,7 @@ def test_an_accepted_message_is_in_the_sink_and_says_so_in_one_line(made: Instal
     """Exit 0, and the line that Postfix will log has route and id."""
     ran = run(words(made, made.address(made.key())), message() + b"\n")
     assert (ran.status, ran.line.split(" id=")[0]) == (0, "accepted route=replies")
+    assert len(ran.line) <= 100, "Postfix logs no more of a success"
     assert len(maildir(made)) == 1
     assert [QUEUE_ID in line and "action=accept rule=accepted" in line for line in made.log_lines()] == [True]
 
@@ -223,6 +224,23 @@ def test_a_wrong_line_in_master_cf_defers(arguments: list[str]) -> None:
     """Arguments that master.cf should not give are our own fault."""
     ran = run(arguments, message() + b"\n")
     assert (ran.status, ran.line) == (75, "4.3.0 Temporary failure, try later (rule=internal-error)")
+
+
+def test_a_mistake_in_the_config_is_placed_in_the_line(made: Installation) -> None:
+    """Where our log goes is not known then: Postfix's line says where to look."""
+    break_config(made)
+    ran = run(words(made, made.address(made.key())), message() + b"\n")
+    assert ran.line.startswith("4.3.5 Mail system configuration error (rule=config-error gatepost.yml:")
+
+
+def test_the_log_has_the_recipient_without_its_key(made: Installation) -> None:
+    """Two recipients of one queue ID are told apart, and no line has a whole key."""
+    key = made.key()
+    run(words(made, made.address(key)), message() + b"\n")
+    run(words(made, "support@in.example.com"), message() + b"\n")
+    lines = made.log_lines()
+    assert [f"to=reply+{key[:4]}...@in.example.com" in lines[0], "to=support@in.example.com" in lines[1]] == [True, True]
+    assert not any(key in line for line in lines)
 
 
 def test_strange_recipients_keep_the_contract(made: Installation) -> None:

@@ -20,8 +20,10 @@ import time
 
 _STARTED = time.monotonic()  # before anything can take long
 
-#: What Postfix shows of a line; also far below the 4 kB that pipe(8) bears.
+#: The most that ever stands on standard output; pipe(8) bears 4 kB. Of a success Postfix logs the first 100 octets, so an id is
+#: cut to what tells messages apart (`gatepost parked show` and grep take a prefix).
 LINE_LIMIT = 200
+ID_SHOWN = 16
 #: sysexits.h: EX_TEMPFAIL, the one status that defers whatever the output says.
 TEMPFAIL = 75
 #: Until the configuration has been read; the same as timing.deadline's default.
@@ -65,12 +67,12 @@ class Exit:
         finally:  # where nobody reads, pipe(8) is gone, and the status goes nowhere either
             os._exit(status)
 
-    def defer(self, rule: str, status: str, text: str, detail: str = "") -> NoReturn:
-        """Postfix keeps the message."""
+    def defer(self, rule: str, status: str, text: str, detail: str = "", where: str = "") -> NoReturn:
+        """Postfix keeps the message. `detail` goes to the log; `where`, the place of a mistake, into the line."""
         try:
             self.note(rule, detail)
         finally:
-            self.leave(TEMPFAIL, f"{status} {text} (rule={rule})")
+            self.leave(TEMPFAIL, f"{status} {text} (rule={rule}{where})")
 
 
 class Watch:
@@ -185,7 +187,7 @@ def _done_line(decision: Decision, receipt: Receipt) -> str:
     done = {"accept": "accepted", "discard": "discarded", "park": "parked"}[decision.action]
     rule = "" if decision.action == "accept" else f" rule={decision.rule}"
     route = f" route={decision.route}" if decision.route else ""
-    return f"{done}{rule}{route} id={receipt.id}{' again' if receipt.already else ''}"
+    return f"{done}{rule}{route} id={receipt.id[:ID_SHOWN]}{' again' if receipt.already else ''}"
 
 
 def main(argv: list[str]) -> NoReturn:
@@ -234,6 +236,7 @@ def _run(argv: list[str], way_out: Exit) -> NoReturn:
         action=decision.action,
         rule=decision.rule,
         route=decision.route,
+        to=receipt.to,
         id=receipt.id,
         sink=receipt.sink,
         again="yes" if receipt.already else "",
@@ -261,17 +264,20 @@ def _find_gatepost() -> None:
 
 def _defer_for(error: BaseException, way_out: Exit) -> NoReturn:
     """Our own fault, whatever it was: a deferral that names the rule; what happened goes to the log."""
-    rule, status, text, detail = "internal-error", "4.3.0", "Temporary failure, try later", type(error).__name__
+    rule, status, text, detail, where = "internal-error", "4.3.0", "Temporary failure, try later", type(error).__name__, ""
     try:
         detail = f"{_place(error)}: {type(error).__name__}: {error}"
         from gatepost.decision import RULES
-        from gatepost.errors import GatepostError
+        from gatepost.errors import ConfigError, GatepostError
 
         if isinstance(error, GatepostError):
             rule, detail = error.rule, str(error)
             status, text = RULES[rule].status, RULES[rule].text
+        if isinstance(error, ConfigError):  # where the log is has not been read then: the line has to say where to look
+            first = error.problems[0]
+            where = f" {os.path.basename(first.file)}:{first.line}:{first.column}"
     finally:
-        way_out.defer(rule, status, text, detail)
+        way_out.defer(rule, status, text, detail, where)
 
 
 def _place(error: BaseException) -> str:

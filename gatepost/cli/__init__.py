@@ -58,6 +58,9 @@ def add_common(parser: argparse.ArgumentParser, *, json: bool = True) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if not words:
+        _parser(None).print_help(sys.stderr)
+        return 2
     wanted = next((word for word in words if not word.startswith("-")), None)
     arguments = _parser(wanted).parse_args(words)
     try:

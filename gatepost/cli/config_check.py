@@ -19,7 +19,7 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `gatepost config`."""
-    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    actions = parser.add_subparsers(title="actions", required=True)
     check = actions.add_parser("check", help="name every mistake, with file:line:column and the mend")
     check.add_argument("file", metavar="FILE")
     check.add_argument("--json", action="store_true", help="for programs")

@@ -35,7 +35,7 @@ __all__ = ["add_arguments", "run_new", "run_revoke", "run_show"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `gatepost key`."""
-    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    actions = parser.add_subparsers(title="actions", required=True)
     new = actions.add_parser("new", help="mint a key: address, Reply-To and Message-ID of an outgoing mail")
     new.add_argument("--subject", required=True, metavar="TEXT", help="what the key names: 1 to 16 bytes, or 0x and hex digits")
     new.add_argument("--owner", metavar="ADDRESS", help="only this sender may use it (with sender.must-match)")

@@ -31,7 +31,7 @@ __all__ = ["add_arguments", "run_drop", "run_list", "run_release", "run_show"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `gatepost parked`."""
-    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    actions = parser.add_subparsers(title="actions", required=True)
     listing = actions.add_parser("list", help="what is parked, oldest first")
     listing.set_defaults(run=run_list)
     show = actions.add_parser("show", help="one message: why it is here, and its bytes")
@@ -97,20 +97,18 @@ def run_release(arguments: argparse.Namespace) -> int:
     gateway = Gateway(settings)
     stays = 0
     for id_ in _chosen(parked, arguments):
-        receipt = gateway.release(id_, route=arguments.route, deadline=time.monotonic() + settings.timing.deadline)
-        decision = receipt.decision
-        released = decision.action == "accept"
+        try:
+            receipt = gateway.release(id_, route=arguments.route, deadline=time.monotonic() + settings.timing.deadline)
+            rule, detail, sink = receipt.decision.rule, receipt.decision.detail, receipt.sink
+            released = receipt.decision.action == "accept"
+        except GatepostError as error:  # this one cannot be released; the others may
+            rule, detail, sink, released = error.rule, str(error), "", False
         stays += not released
-        text = line(
-            "-", action=decision.action, rule=decision.rule, id=id_, sink=receipt.sink, released="yes" if released else "no"
-        )
+        facts = {"id": id_, "released": released, "sink": sink, "rule": rule, "detail": detail}
+        text = line("-", command="release", released="yes" if released else "no", id=id_, sink=sink, rule=rule, detail=detail)
         write(text, destination(settings), error=not released)
-        if arguments.json:
-            print(json.dumps({"id": id_, "released": released, "sink": receipt.sink, "rule": decision.rule,
-                              "detail": decision.detail}))  # fmt: skip
-        else:
-            outcome = f"released to {receipt.sink}" if released else f"stays parked: {decision.rule}: {_shown(decision.detail)}"
-            print(f"{id_[:12]}  {outcome}")
+        outcome = f"released to {sink}" if released else f"stays parked: {_shown(detail)}"
+        print(json.dumps(facts) if arguments.json else f"{id_[:12]}  {outcome}")
     return 1 if stays else 0
 
 

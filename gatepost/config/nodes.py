@@ -41,6 +41,7 @@ _HINTS = (
     (r"could not find expected ':'", "a name without its colon, or a colon without the space that must follow it"),
     (r"found unexpected end of stream", "the quotation mark at the front has no partner"),
     (r"expected '?,' or '(.)'", "a bracket is not closed, or a comma is missing"),
+    (r"node content, but found '<stream end>'", "the file ends before this is complete"),
     (r"expected <block end>", "does not fit what is around it: look at the indentation and the quotation marks"),
     (r"expected alphabetic or numeric character", _QUOTE + " that begins with %, & or *"),
 )
