@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     Action = Literal["accept", "reject", "defer", "discard", "park"]
 
-__all__ = ["RULES", "Decision", "Envelope", "Finding", "Key", "Rule", "Step", "Thread", "rule_decision"]
+__all__ = ["RULES", "Decision", "Envelope", "Finding", "Key", "Rule", "Sender", "Step", "Thread", "rule_decision"]
 
 
 class Envelope(Value):
@@ -33,11 +33,27 @@ class Envelope(Value):
 
 
 class Finding(Value):
-    """One observed fact about a message. `family` says which setting of `screening` judges it."""
+    """One observed fact about a message. `family` says which setting of `screening` judges it.
+
+    `strength`: whether it decides alone or needs a second of another kind (docs/findings.md has both, with the source).
+    """
 
     slug: str
-    family: Literal["automatic", "bounces", "loops", "parser", "sender"]
+    family: Literal["automatic", "bounces", "loops", "lists", "spam", "parser", "sender"]
     evidence: str
+    strength: Literal["alone", "second"] = "alone"
+
+
+class Sender(Value):
+    """Who sent a message, as far as somebody whom we believe says so.
+
+    `verified`: is the From address authenticated; `by`: who says so, and by which method. `mail_from_verified`: SPF passed for
+    the domain of MAIL FROM itself.
+    """
+
+    verified: Literal["yes", "no", "unknown"] = "unknown"
+    by: str = ""
+    mail_from_verified: bool = False
 
 
 class Step(Value):
@@ -75,6 +91,7 @@ class Decision(Value):
     key: Key | None = None
     thread: Thread | None = None
     findings: tuple[Finding, ...] = ()
+    sender: Sender = Sender()
     trace: tuple[Step, ...] = ()
 
 
@@ -109,6 +126,8 @@ RULES: Final[dict[str, Rule]] = {
         text="Delivery reports are not accepted here",
         meaning="MAIL FROM:<> and nothing else says what it is: no person sends that",
     ),
+    "list": Rule(status="5.7.1", text="Mailing lists are not accepted here", meaning="came through a mailing list"),
+    "spam": Rule(status="5.7.1", text="Message was marked as spam", meaning="a trusted host's filter says that it is spam"),
     "sender-mismatch": Rule(
         status="5.7.1",
         text="Sender is not the one this address was made for",
@@ -116,6 +135,11 @@ RULES: Final[dict[str, Rule]] = {
     ),
     "sender-unverified": Rule(
         status="5.7.1", text="Sender could not be verified", meaning="must-match: nobody authenticated the From address"
+    ),
+    "unauthenticated": Rule(
+        status="5.7.26",  # RFC 7372 3.4
+        text="Sender failed authentication",
+        meaning="a trusted host says that the From address is not authentic, or From names nobody",
     ),
     # what became of it behind the decision
     "app-refused": Rule(status="5.7.1", text="Refused by the application", meaning="the app said so in its answer"),

@@ -5,13 +5,15 @@ version reads what this one wrote (unknown lines are passed over).
 Never: JSON. `json` brings `re` and costs every message 6 ms, and nobody but `thaw` reads this
 (docs/decisions/0001-start-up-is-the-cost.md).
 
-One line for each part, its fields between tabs: `decision`, `key`, `thread`, and a `finding` for each. Within a field tabs,
+One line for each part, its fields between tabs: `decision`, `key`, `thread`, `sender`, and a `finding` for each. Within a field tabs,
 line ends, backslashes and everything that is not printable ASCII are escaped as Python escapes them.
 """
 
 from __future__ import annotations
 
-from gatepost.decision import Decision, Finding, Key, Thread
+from codecs import unicode_escape_decode, unicode_escape_encode  # by name they would be looked up in a file of their own
+
+from gatepost.decision import Decision, Finding, Key, Sender, Thread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,8 +30,12 @@ def freeze(decision: Decision) -> str:
         parts.append(("key", decision.key.raw, decision.key.subject, *decision.key.options))
     if decision.thread is not None:
         parts.append(("thread", decision.thread.found_in, decision.thread.parent_message_id))
-    parts += [("finding", finding.slug, finding.family, finding.evidence) for finding in decision.findings]
-    return "\n".join("\t".join(field.encode("unicode_escape").decode("ascii") for field in part) for part in parts)
+    if decision.sender != Sender():
+        sender = decision.sender
+        parts.append(("sender", sender.verified, sender.by, "mail-from" if sender.mail_from_verified else ""))
+    for each in decision.findings:
+        parts.append(("finding", each.slug, each.family, each.evidence, *(["second"] if each.strength == "second" else [])))
+    return "\n".join("\t".join(unicode_escape_encode(field)[0].decode("ascii") for field in part) for part in parts)
 
 
 def thaw(text: str) -> Decision:
@@ -37,7 +43,7 @@ def thaw(text: str) -> Decision:
     found: dict[str, Any] = {}
     findings = []
     for line in text.split("\n"):
-        name, *fields = (field.encode("ascii").decode("unicode_escape") for field in line.split("\t"))
+        name, *fields = (unicode_escape_decode(field.encode("ascii"))[0] for field in line.split("\t"))
         if name == "decision":
             found.update(zip(("action", "rule", "status", "text", "detail", "route"), fields, strict=True))
         elif name == "key":
@@ -47,8 +53,13 @@ def thaw(text: str) -> Decision:
             found_in, parent = fields
             found["thread"] = Thread(found_in=found_in, parent_message_id=parent)
         elif name == "finding":
-            slug, family, evidence = fields
-            findings.append(Finding(slug=slug, family=family, evidence=evidence))  # type: ignore[arg-type]  # as frozen
+            slug, family, evidence, *strength = fields
+            strong = "second" not in strength  # findings had no strength at first: all of them decided alone
+            findings.append(Finding(slug=slug, family=family, evidence=evidence,  # type: ignore[arg-type]  # as frozen
+                                    strength="alone" if strong else "second"))  # fmt: skip
+        elif name == "sender":
+            verified, by, mail_from = fields
+            found["sender"] = Sender(verified=verified, by=by, mail_from_verified=bool(mail_from))  # type: ignore[arg-type]
     if "action" not in found:
         raise ValueError("no decision in it")
     return Decision(**found, findings=tuple(findings))

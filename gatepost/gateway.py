@@ -13,15 +13,15 @@ import time
 from gatepost import log, policy
 from gatepost.decision import Decision, Envelope, rule_decision
 from gatepost.digest import sha256
-from gatepost.errors import GatepostError, StoreError
+from gatepost.errors import GatepostError, ParkedFullError, StoreError
 from gatepost.frozen import freeze, thaw
 from gatepost.mail.message import parse
 from gatepost.mail.recipient import recipient
+from gatepost.queue_id import arrival, is_long
 from gatepost.screening.passage import passage
 from gatepost.sinks import deliver
 from gatepost.sinks.delivery import Delivery
 from gatepost.stores.ledger import Claim, Ledger
-from gatepost.stores.parked import Parked
 from gatepost.value import Value
 
 TYPE_CHECKING = False
@@ -32,13 +32,20 @@ if TYPE_CHECKING:
     from gatepost.mail.message import Message
     from gatepost.settings import Route, Settings
     from gatepost.sinks.delivery import Outcome
+    from gatepost.stores.parked import Parked
 
-__all__ = ["Gateway", "Receipt", "delivery_id", "facts_for", "read_revoked"]
+__all__ = ["Gateway", "Receipt", "delivery_id", "facts_for", "first_seen", "read_revoked"]
 
 #: Rows live twice as long as a queue entry may (Postfix's maximal_queue_lifetime is 5 days).
 KEEP_ROWS: Final = 10 * 86_400.0
 #: Old rows deleted with each message, so that a host without `gatepost prune` still does not grow.
 _PRUNE_A_RUN: Final = 3
+#: No message is in a queue for longer; a time before that comes from a clock that was wrong (1970, at a boot).
+_BELIEVED: Final = 30 * 86_400.0
+#: Bytes of a head that is parked without its body. A message without a blank line is all head.
+_HEAD_KEPT: Final = 65_536
+#: Parked mail past its age that is deleted when something is parked; `gatepost prune` does the rest.
+_PRUNE_PARKED: Final = 3
 #: A file of 100,000 revoked keys is 6.5 MB; past this something else is in its place.
 _REVOKED_BYTES: Final = 64 * 1_048_576
 
@@ -57,10 +64,22 @@ class Receipt(Value):
     already: bool = False
 
 
-def delivery_id(host_id: str, queue_id: str, final_recipient: str) -> str:
-    """SHA-256, in hex, over host id, long queue ID and final recipient, NUL between: the same on every rung and retry."""
-    text = "\0".join(("gatepost delivery 1", host_id, queue_id, final_recipient))
-    return sha256(text.encode("utf-8", "surrogateescape")).hex()
+def delivery_id(host_id: str, envelope: Envelope, message: Message) -> str:
+    """SHA-256, in hex, over host id, long queue ID and final recipient, NUL between: the same on every rung and retry.
+
+    A short queue ID comes again with another message, so the Received field that Postfix wrote with it goes in as well.
+    """
+    parts = ["gatepost delivery 1", host_id, envelope.queue_id, recipient(envelope.recipient).final_form]
+    if not is_long(envelope.queue_id):
+        written = message.headers.first("received")
+        parts.append(written.value.decode("latin-1") if written is not None else "")
+    return sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hex()
+
+
+def first_seen(envelope: Envelope, claimed: float, now: float) -> float:
+    """When we, or Postfix, first had the message (Unix seconds); what a clock that was far off wrote down is not believed."""
+    known = [stamp for stamp in (claimed, arrival(envelope.queue_id)) if stamp is not None and 0 <= now - stamp < _BELIEVED]
+    return min(known, default=now)
 
 
 def read_revoked(route: Route | None) -> bytes:
@@ -72,11 +91,16 @@ def read_revoked(route: Route | None) -> bytes:
         return b""
     try:
         with open(route.keys.revoked, "rb") as file:
-            return file.read(_REVOKED_BYTES)
+            content = file.read(_REVOKED_BYTES + 1)
     except FileNotFoundError:
         return b""
     except OSError as error:
         raise GatepostError(f"{route.keys.revoked}: {error.strerror}: let user gatepost read it") from error
+    if len(content) > _REVOKED_BYTES:
+        raise GatepostError(
+            f"{route.keys.revoked}: larger than {_REVOKED_BYTES} bytes: what stands behind would not be revoked"
+        )
+    return content
 
 
 def facts_for(envelope: Envelope, settings: Settings, now: float) -> policy.Facts:
@@ -91,12 +115,17 @@ class Gateway:
     def __init__(self, settings: Settings, *, now: Callable[[], float] = time.time) -> None:
         self.settings = settings
         self.now = now
-        self._opened: tuple[Ledger, Parked] | None = None
+        self._opened: Ledger | None = None
 
-    def _stores(self) -> tuple[Ledger, Parked]:
+    def _ledger(self) -> Ledger:
         if self._opened is None:
-            self._opened = (Ledger.open(self.settings.store), Parked.open(self.settings, now=self.now))
+            self._opened = Ledger.open(self.settings.store)
         return self._opened
+
+    def _parked(self) -> Parked:
+        from gatepost.stores.parked import Parked  # most messages are not parked
+
+        return Parked.open(self.settings, now=self.now)
 
     def receive(
         self, envelope: Envelope, raw: bytes, *, deadline: float, still_whole: Callable[[], None] = lambda: None
@@ -118,9 +147,8 @@ class Gateway:
         message = parse(raw, settings.parser)
         facts = facts_for(envelope, settings, started)
         verdict = policy.decide(envelope, message, settings, facts)
-        ledger, _ = self._stores()
-        to = recipient(envelope.recipient).final_form
-        id_ = delivery_id(ledger.host_id, envelope.queue_id, to)
+        ledger = self._ledger()
+        id_ = delivery_id(ledger.host_id, envelope, message)
         still_whole()
         claim = ledger.claim(
             id_,
@@ -129,7 +157,7 @@ class Gateway:
             judgement=freeze(verdict),
             queue_id=envelope.queue_id,
             sender=envelope.sender,
-            recipient=to,
+            recipient=recipient(envelope.recipient).final_form,
         )
         if claim.state == "busy":
             busy = rule_decision("defer", "in-flight", route=verdict.route)
@@ -149,7 +177,7 @@ class Gateway:
             decision = job.verdict
         decision = policy.behind_queue(decision, self.settings, job.facts, job.envelope)
         if decision.action == "park":
-            self._park(job, decision)
+            decision = self._park(job, decision)
         receipt = Receipt(decision=decision, id=job.id, sink=sink, attempt=job.claim.attempts)
         if decision.action == "defer":
             self._release(job, decision)
@@ -171,10 +199,10 @@ class Gateway:
             outcome_kind, detail, text = outcome.kind, outcome.detail, outcome.text
         decision = policy.after_handover(
             outcome_kind,
-            detail=detail,
+            detail=policy.without_key(detail, job.verdict.key),
             text=text,
             cannot_take=job.claim.cannot_take + (outcome_kind == "cannot-take"),
-            first_seen=job.claim.first_seen,
+            first_seen=first_seen(job.envelope, job.claim.first_seen, self.now()),
             settings=self.settings,
             now=self.now(),
         )
@@ -196,8 +224,9 @@ class Gateway:
         )
         return deliver(self.settings.sink(sink), delivery, deadline=deadline, now=self.now)
 
-    def _park(self, job: _Job, decision: Decision) -> None:
-        _, parked = self._stores()
+    def _park(self, job: _Job, decision: Decision) -> Decision:
+        """Puts the message aside; what was refused anyway, and finds no room, is discarded: a deferral would end as a bounce."""
+        parked = self._parked()
         headers_only = policy.keeps_headers_only(decision.rule)
         meta = {
             "rule": decision.rule,
@@ -211,12 +240,19 @@ class Gateway:
             "envelope": dict(job.envelope.__dict__),
             "judgement": freeze(job.verdict),
         }
-        raw = job.message.raw[: job.message.headers.body_start] if headers_only else job.message.raw
-        parked.park(job.id, raw=raw, headers_only=headers_only, meta=meta)
+        raw = job.message.raw[: min(job.message.headers.body_start, _HEAD_KEPT)] if headers_only else job.message.raw
+        try:
+            parked.park(job.id, raw=raw, headers_only=headers_only, meta=meta)
+        except ParkedFullError as error:
+            if not headers_only:
+                raise
+            return decision.replace(action="discard", detail=f"{decision.detail}; not parked: {error}")
+        parked.prune(self.now(), _PRUNE_PARKED)
+        return decision
 
     def _release(self, job: _Job, decision: Decision) -> None:
         """Ends the lease of a message that stays in Postfix's queue."""
-        ledger, _ = self._stores()
+        ledger = self._ledger()
         ledger.release(job.id, job.claim.fence, cannot_take=decision.rule == "app-cannot-take")
 
     def _finish(self, job: _Job, decision: Decision) -> None:
@@ -224,9 +260,9 @@ class Gateway:
 
         make Postfix bring it again, and the app get it twice.
         """
-        ledger, _ = self._stores()
+        ledger = self._ledger()
         try:
-            ledger.finish(job.id, job.claim.fence, outcome=freeze(decision), now=self.now(), prune=_PRUNE_A_RUN,
+            ledger.finish(job.id, job.claim.fence, outcome=freeze(_kept(decision)), now=self.now(), prune=_PRUNE_A_RUN,
                           keep=KEEP_ROWS)  # fmt: skip
         except StoreError as error:
             if decision.action == "reject":
@@ -249,7 +285,7 @@ class Gateway:
 
         The copy is dropped only once the sink has it. Raises StoreError where there is no such entry or only its head was kept.
         """
-        _, parked = self._stores()
+        parked = self._parked()
         with parked.lock(id_):
             entry, raw = parked.load(id_)
             if entry.headers_only:
@@ -277,6 +313,11 @@ class _Job:
     ) -> None:
         self.id, self.claim, self.envelope = id_, claim, envelope
         self.message, self.facts, self.verdict = message, facts, verdict
+
+
+def _kept(decision: Decision) -> Decision:
+    """What the ledger keeps of a message that is done: enough to give the same answer again, no key, nothing a sender wrote."""
+    return decision.replace(key=None, thread=None, findings=(), trace=(), detail="")
 
 
 def _thaw(text: str) -> Decision:

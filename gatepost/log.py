@@ -8,7 +8,6 @@ Never: a key or a secret whole, a raised exception (a message must not wait for 
 from __future__ import annotations
 
 import os
-import syslog
 import time
 
 TYPE_CHECKING = False
@@ -20,6 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["destination", "line", "write"]
 
 _SOCKET: Final = "/dev/log"
+#: RFC 3164 4.1.1: the mail facility.
+_MAIL: Final = 2
 #: Longest value shown; the evidence of a decision is far shorter.
 _VALUE_LIMIT: Final = 300
 #: Escaped in every value; a value with a space or a quote is quoted.
@@ -53,19 +54,45 @@ def _escape(character: str) -> str:
 
 
 def write(text: str, to: str, *, error: bool = False) -> None:
-    """One line to "syslog" or to the file `to`. What cannot be written is given up: the message matters more."""
+    """One line to "syslog" or to the file `to`; where the file cannot be written, to syslog. Never waits for its reader.
+
+    What cannot be written at once is given up: a message must not wait for a log, and neither may a deadline.
+    """
     try:
         if to == "syslog":
-            syslog.openlog("gatepost", syslog.LOG_PID, syslog.LOG_MAIL)
-            syslog.syslog(syslog.LOG_ERR if error else syslog.LOG_INFO, text)
+            _to_syslog(text, error=error)
             return
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        entry = f"{stamp} gatepost[{os.getpid()}]: {text}\n".encode("ascii", "backslashreplace")
-        # O_APPEND and one write: lines of runs in parallel do not mix.
-        file = os.open(to, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
         try:
-            os.write(file, entry)
-        finally:
-            os.close(file)
+            _to_file(text, to)
+        except OSError as fault:
+            _to_syslog(f"{text} log_fault={_value(f'{to}: {fault.strerror}')}", error=True)
     except OSError:
         return
+
+
+def _to_file(text: str, path: str) -> None:
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    entry = f"{stamp} gatepost[{os.getpid()}]: {text}\n".encode("ascii", "backslashreplace")
+    # O_APPEND and one write: lines of runs in parallel do not mix. O_NONBLOCK: a FIFO without a reader is an error, not a wait.
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    file = os.open(path, flags, 0o640)
+    try:
+        os.write(file, entry)
+    finally:
+        os.close(file)
+
+
+def _to_syslog(text: str, *, error: bool) -> None:
+    """A datagram as syslog(3) sends it (RFC 3164 4.1), but without its wait for a reader that does not read."""
+    import _socket
+
+    severity = 3 if error else 6  # RFC 3164 4.1.1: error, informational
+    stamp = time.strftime("%b %e %H:%M:%S", time.localtime())
+    packet = f"<{_MAIL * 8 + severity}>{stamp} gatepost[{os.getpid()}]: {text}".encode("ascii", "backslashreplace")
+    sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM)
+    try:
+        sock.setblocking(False)
+        sock.connect(_SOCKET)
+        sock.send(packet)
+    finally:
+        sock.close()

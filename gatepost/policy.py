@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from gatepost.decision import RULES, Decision, Finding, Key, Step, Thread, rule_decision
 from gatepost.keys.keyring import check
+from gatepost.keys.outgoing import domain_of
 from gatepost.keys.reply_ids import key_of
 from gatepost.keys.signed import day_text, owner_matches
 from gatepost.mail.address import compile_pattern
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from gatepost.keys.keyring import KeyVerdict
     from gatepost.mail.message import Message
     from gatepost.mail.recipient import Recipient
-    from gatepost.settings import KeySettings, Route, ScreeningAction, Settings
+    from gatepost.settings import Route, ScreeningAction, Settings
 
     Verified = Literal["yes", "no", "unknown"]
     #: A rule's answer: the action it decides and why, or None and why it does not apply.
@@ -44,6 +45,7 @@ __all__ = [
     "masked",
     "parked_kind",
     "route_for",
+    "without_key",
 ]
 
 
@@ -68,6 +70,8 @@ class _Case:
         self.route, self.key_text = route_for(self.recipient, settings)
         self.thread, self.thread_key = self._find_thread()
         self.verdict = self._check_key()
+        #: The key that the app will get, and so the one whose owner must match: the recipient's, or the thread's.
+        self.judged = self._thread_verdict() if self.verdict is None and self.thread is not None else self.verdict
         hops = passage(envelope, message, settings.trusted, settings.parser.received)
         self.findings = (
             *loops.find(envelope, message, hops, minted=self._minted, limit=settings.parser.received),
@@ -78,13 +82,14 @@ class _Case:
     def _check_key(self) -> KeyVerdict | None:
         if self.route is None or self.route.keys is None or self.key_text is None:
             return None
-        return check(self.route.keys, self.key_text, self.recipient.domain, now=self.facts.now, revoked=self.facts.revoked)
+        domain = domain_of(self.route.address)  # as it was minted, in whichever form the recipient's domain came
+        return check(self.route.keys, self.key_text, domain, now=self.facts.now, revoked=self.facts.revoked)
 
-    def _find_thread(self) -> tuple[Thread | None, str]:
-        """The newest Message-ID of ours that this message answers and whose key lives, and that key."""
+    def _find_thread(self) -> tuple[Thread | None, tuple[str, str]]:
+        """The newest Message-ID of ours that this message answers and whose key lives, and that key with its domain."""
         route = self.route
         if route is None or route.keys is None:
-            return None, ""
+            return None, ("", "")
         parents = [("In-Reply-To", each) for each in reversed(self.message.in_reply_to)]
         parents += [("References", each) for each in reversed(self.message.references)]
         tried = set()
@@ -94,9 +99,9 @@ class _Case:
                 continue
             tried.add(named)
             # First without the revoked: file: a stranger may name 500, and each look into a large file takes milliseconds.
-            if self._made_by(route, named) == "live" and self._thread_verdict(route.keys, *named).result == "live":
-                return Thread(found_in=found_in, parent_message_id=message_id), named[0]
-        return None, ""
+            if self._made_by(route, named) == "live" and self._named_verdict(named).result == "live":
+                return Thread(found_in=found_in, parent_message_id=message_id), named
+        return None, ("", "")
 
     def _made_by(self, route: Route, named: tuple[str, str]) -> str:
         """Is this key, in a Message-ID of this domain, the route's? The domain is the sender's word: it must be one of ours."""
@@ -105,8 +110,13 @@ class _Case:
             return "unknown"
         return check(route.keys, key, domain, now=self.facts.now).result
 
-    def _thread_verdict(self, keys: KeySettings, key: str, domain: str) -> KeyVerdict:
-        return check(keys, key, domain, now=self.facts.now, revoked=self.facts.revoked)
+    def _thread_verdict(self) -> KeyVerdict:
+        return self._named_verdict(self.thread_key)
+
+    def _named_verdict(self, named: tuple[str, str]) -> KeyVerdict:
+        assert self.route is not None
+        assert self.route.keys is not None  # _find_thread looked
+        return check(self.route.keys, *named, now=self.facts.now, revoked=self.facts.revoked)
 
     def _minted(self, message_id: str) -> bool:
         """Does this Message-ID carry a key that any of our routes made? An expired one is still ours."""
@@ -115,13 +125,10 @@ class _Case:
 
     def key(self) -> Key | None:
         """The key as the app gets it: from the recipient, or for a dedicated address from the thread."""
-        verdict = self.verdict
-        raw = self.key_text or ""
-        if verdict is None and self.thread is not None and self.route is not None and self.route.keys is not None:
-            raw = self.thread_key
-            domain = self.thread.parent_message_id.rstrip(">").rpartition("@")[2]
-            verdict = self._thread_verdict(self.route.keys, raw, domain)
-        return Key(raw=raw, subject=verdict.subject) if verdict is not None and verdict.result == "live" else None
+        if self.judged is None or self.judged.result != "live":
+            return None
+        raw = self.key_text if self.verdict is not None else self.thread_key[0]
+        return Key(raw=raw or "", subject=self.judged.subject)
 
 
 def route_for(to: Recipient, settings: Settings) -> tuple[Route | None, str | None]:
@@ -153,6 +160,13 @@ def masked(address: str, settings: Settings) -> str:
     hidden = key or fold(to.local)
     shown = hidden[:_KEY_SHOWN] if len(hidden) > 2 * _KEY_SHOWN else ""
     return to.final_form.replace(hidden, f"{shown}...", 1)
+
+
+def without_key(text: str, key: Key | None) -> str:
+    """A text for the log (an app may echo the address in its answer) without the whole of the key."""
+    if key is None or fold(key.raw) not in fold(text):
+        return text
+    return fold(text).replace(fold(key.raw), f"{key.raw[:_KEY_SHOWN]}...")
 
 
 # The rules. Each answers for itself only; `_Case` has what they ask about.
@@ -216,7 +230,7 @@ def _null_sender(case: _Case) -> Answer:
 
 def _must_match(case: _Case) -> str:
     """Why the sender is not the key's owner, "" where the route does not ask or the key has no owner."""
-    route, verdict = case.route, case.verdict
+    route, verdict = case.route, case.judged
     if route is None or route.keys is None or not route.must_match or verdict is None or not verdict.signed.owner:
         return ""
     people = case.message.from_.list

@@ -61,6 +61,9 @@ class Screening(Value):
     automatic: ScreeningAction = "discard"
     loops: ScreeningAction = "discard"
     bounces: ScreeningAction = "discard"
+    lists: ScreeningAction = "accept"
+    spam: ScreeningAction = "reject"
+    unauthenticated: ScreeningAction = "accept"
 
 
 class KeySettings(Value):

@@ -112,6 +112,19 @@ def test_a_dedicated_route_gives_its_own_address(made: Installation, capsys: pyt
     assert tried["key"] == {"subject": "ticket-7", "options": []}
 
 
+def test_revoke_names_the_routes_that_still_take_the_key(made: Installation, capsys: pytest.CaptureFixture[str]) -> None:
+    """Routes that share a secret and not a revoked: file: who revokes must know."""
+    said = answer(capsys, "key", "revoke", made.address(made.key()))
+    assert "but route support has the same secret" in said
+
+
+def test_try_shows_no_control_characters(made: Installation, capsys: pytest.CaptureFixture[str]) -> None:
+    """Evidence is a stranger's text."""
+    file = made.folder / "evil.eml"
+    file.write_bytes(message(headers="Auto-Submitted: auto-replied\x1b]0;owned\x07\n"))
+    assert "\x1b" not in answer(capsys, "try", str(file), "--recipient", made.address(made.key()), status=1)
+
+
 KEY_MISTAKES = [
     (["key", "new", "--subject", "1"], "routes with keys: replies, support", "which route is meant"),
     (["key", "new", "--subject", "1", "--route", "x"], "no such route with keys: x", "a typing error"),

@@ -12,8 +12,10 @@ import pytest
 from gatepost.decision import Decision, Envelope, Finding, Key, Thread, rule_decision
 from gatepost.errors import StoreError
 from gatepost.frozen import freeze, thaw
-from gatepost.gateway import Gateway, Receipt, delivery_id
+from gatepost.gateway import Gateway, Receipt, delivery_id, first_seen
 from gatepost.mail.canonical import from_pipe
+from gatepost.mail.message import parse
+from gatepost.settings import ParserLimits
 from gatepost.stores.ledger import Ledger
 from gatepost.stores.parked import Parked
 from tests.faulty_app import FaultyApp
@@ -77,7 +79,8 @@ def test_handed_over_once_and_acknowledged(made: Installation, clock: Clock) -> 
     to = made.address(made.key())
     first, second = receive(made, clock, to), receive(made, clock, to)
     ledger = Ledger.open(str(made.store))
-    assert first.id == delivery_id(ledger.host_id, "Q1", to)
+    envelope = Envelope(sender="", recipient=to, queue_id="Q1")
+    assert first.id == delivery_id(ledger.host_id, envelope, parse(from_pipe(message()), ParserLimits()))
     assert (first.decision.action, first.sink, first.already) == ("accept", "app", False)
     assert (second.decision.rule, second.id, second.already) == ("accepted", first.id, True)
     assert [(each["id"], each["recipient"]) for each in taken(made)] == [(first.id, to)]
@@ -122,7 +125,8 @@ def test_a_second_run_at_the_same_time_touches_no_sink(made: Installation, clock
     """While another run has the lease the message is deferred 4.3.2; when the lease is over it is handed over."""
     to = made.address(made.key())
     ledger = Ledger.open(str(made.store))
-    id_ = delivery_id(ledger.host_id, "Q1", to)
+    envelope = Envelope(sender="", recipient=to, queue_id="Q1")
+    id_ = delivery_id(ledger.host_id, envelope, parse(from_pipe(message()), ParserLimits()))
     judged = rule_decision("accept", "accepted", route="replies")
     ledger.claim(id_, now=clock(), lease=180, judgement=freeze(judged), queue_id="Q1", sender="", recipient=to)
     busy = receive(made, clock, to)
@@ -247,6 +251,57 @@ def test_the_ledger_keeps_no_address(made: Installation, clock: Clock) -> None:
     (row,) = Ledger.open(str(made.store)).rows(queue_id="Q1")
     assert (row.state, row.judgement) == ("done", "")
     assert b"someone@example.org" not in stored
+    assert key not in row.outcome
+
+
+def test_a_short_queue_id_that_comes_again_is_another_message(made: Installation, clock: Clock) -> None:
+    """Postfix's default IDs repeat within days; the Received field that Postfix wrote tells the messages apart."""
+    to = "support@in.example.com"
+    hop = "Received: from a by mx.example.com (Postfix) with ESMTP id 80F0D1F3C1A; Fri, 15 Jan 2027 08:00:0{} +0000\n"
+    first, again, other = (
+        receive(made, clock, to, queue_id="80F0D1F3C1A", data=hop.format(n).encode() + message()) for n in (1, 1, 2)
+    )
+    assert (first.already, again.already, other.already) == (False, True, False)
+    assert len(taken(made)) == 2
+
+
+ARRIVED = [
+    (1000.0, "Q1", 1500.0, 1000.0, "the ledger's own"),
+    (1_795_248_999.0, "4jWl4Z5tH8zJv6D", 1_795_249_000.0, 1_795_248_030.0, "Postfix had it before we could note it"),
+    (5.0, "4jWl4Z5tH8zJv6D", 1_795_249_000.0, 1_795_248_030.0, "noted by a clock that stood at 1970"),
+    (5.0, "Q1", 1_795_249_000.0, 1_795_249_000.0, "and nothing else is known"),
+    (2000.0, "Q1", 1500.0, 1500.0, "the clock was set back since"),
+]
+
+
+@pytest.mark.parametrize(("claimed", "queue_id", "now", "expected"), [r[:4] for r in ARRIVED], ids=[r[4] for r in ARRIVED])
+def test_the_wait_counts_from_the_arrival(claimed: float, queue_id: str, now: float, expected: float) -> None:
+    """give_up_after counts from when Postfix took the message, even where our own fault kept it from the ledger."""
+    assert first_seen(Envelope(sender="", recipient="", queue_id=queue_id), claimed, now) == expected
+
+
+def test_a_message_without_a_blank_line_is_not_kept_whole_as_a_head(made: Installation, clock: Clock) -> None:
+    """A refused key's head is bounded, or a guesser could fill the disk."""
+    receipt = receive(made, clock, "reply+garbage@in.example.com", data=b"X-Long: " + b"x" * 5_000_000 + b"\n")
+    _, raw = Parked.open(made.settings, now=time.time).load(receipt.id)
+    assert len(raw) == 65_536
+
+
+def test_refused_mail_without_room_is_discarded_and_not_deferred(made: Installation, clock: Clock) -> None:
+    """A deferral would end as a bounce to a sender whom nobody has verified."""
+    made.config.write_text(made.config.read_text() + "parked: {max_size: 100}\n")
+    receipt = receive(made, clock, "reply+garbage@in.example.com")
+    assert (receipt.decision.action, receipt.decision.rule) == ("discard", "key-unknown")
+    assert "not parked" in receipt.decision.detail
+    assert receive(made, clock, "nobody@in.example.com").decision.rule == "parked-full"
+
+
+def test_the_log_has_no_key_that_the_app_echoes(made: Installation, clock: Clock, app: FaultyApp) -> None:
+    """An app may name the address in its answer; our line shows the key cut."""
+    app.behaviour = "explain"
+    key = made.key()
+    receipt = receive(made, clock, made.address(key))
+    assert key not in receipt.decision.detail
 
 
 def test_a_revoked_key_is_refused_from_then_on(made: Installation, clock: Clock) -> None:

@@ -198,11 +198,33 @@ def test_our_own_fault_defers(made: Installation, fault: Callable[[Installation]
     assert f"rule={rule}" in ran.line
 
 
-def test_a_missing_package_defers(made: Installation, tmp_path: Path) -> None:
-    """pipe.py alone, without gatepost beside it, still keeps the contract."""
+def only_the_script(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    shutil.copy(PIPE, folder)
+
+
+def only_the_door(folder: Path) -> None:
+    shutil.copytree(PIPE.parent, folder)
+
+
+def a_broken_door(folder: Path) -> None:
+    shutil.copytree(PIPE.parent, folder)
+    (folder / "transport.py").write_text("def\n")
+
+
+INCOMPLETE = [
+    ("pipe.py alone", only_the_script, "half of the package was deleted"),
+    ("without gatepost", only_the_door, "an update that is just at work"),
+    ("a syntax error", a_broken_door, "an update for another Python"),
+]
+
+
+@pytest.mark.parametrize("left", [row[1] for row in INCOMPLETE], ids=[row[0] for row in INCOMPLETE])
+def test_a_missing_package_defers(made: Installation, left: Callable[[Path], None], tmp_path: Path) -> None:
+    """pipe.py still keeps the contract where what it needs is not beside it, or cannot be read."""
     alone = tmp_path / "alone" / "gatepost_filter"
-    alone.mkdir(parents=True)
-    script = Path(shutil.copy(PIPE, alone))
+    left(alone)
+    script = alone / "pipe.py"
     with_nothing = ["-S", "-I"]
     done = subprocess.run([sys.executable, *with_nothing, str(script), *words(made, "x@in.example.com")], input=b"a: b\n\n\n",
                           capture_output=True, timeout=60, check=False)  # fmt: skip
@@ -213,6 +235,7 @@ def test_a_missing_package_defers(made: Installation, tmp_path: Path) -> None:
 BAD_LINES = [
     ("unknown word", ["--config=/x", "--recipient=a@b", "--queue-id=1", "--verbose"], "a typing error in master.cf"),
     ("option injection", ["--config=/x", "--recipient=a@b", "--queue-id=1", "--config2=EVIL"], "a sender's word is no option"),
+    ("two recipients", ["--config=/x", "--recipient=a@b", "--recipient=c@d", "--queue-id=1"], "the first would be lost"),
     ("no recipient", ["--config=/x", "--queue-id=1"], "nothing to decide about"),
     ("no arguments", [], "somebody runs it by hand"),
     ("bare word", ["--config=/x", "--recipient=a@b", "--queue-id=1", "app"], "not of the form --name=value"),
@@ -329,8 +352,7 @@ def test_a_shortage_defers(made: Installation, limits: Callable[[], None], size:
 def test_nothing_a_library_prints_reaches_postfix(made: Installation, tmp_path: Path) -> None:
     """A module that prints and warns when it is imported changes neither the line nor the status."""
     room = tmp_path / "site" / "gatepost_filter"
-    room.mkdir(parents=True)
-    shutil.copy(PIPE, room)
+    shutil.copytree(PIPE.parent, room)
     shutil.copytree(ROOT / "gatepost", tmp_path / "site" / "gatepost")
     loud = tmp_path / "site" / "gatepost" / "policy.py"
     noise = "import os, sys; print('noise'); print('noise', file=sys.stderr); os.system('echo noise')\n"

@@ -223,6 +223,42 @@ def test_a_reply_to_a_dedicated_address_finds_its_thread(head: str, expected: tu
     assert (thread and found and (thread.found_in, thread.parent_message_id, found.subject)) == expected
 
 
+def test_must_match_holds_for_a_dedicated_address_too() -> None:
+    """The key of the thread has an owner as well: another's reply does not get that thread."""
+    owned = mint_id(OWNED, b"12345678", DOMAIN)
+    guarded_support = settings(route("support", f"support@{DOMAIN}", must_match="reject"))
+    envelope = Envelope(sender="person@example.org", recipient=f"support@{DOMAIN}", queue_id="Q1")
+    decision = policy.decide(envelope, mail(f"In-Reply-To: {owned}\n"), guarded_support, policy.Facts(now=NOW))
+    assert (decision.action, decision.rule) == ("reject", "sender-mismatch")
+    assert policy.decide(envelope, mail(), guarded_support, policy.Facts(now=NOW)).action == "accept"
+
+
+def test_a_key_is_good_in_either_form_of_its_domain() -> None:
+    """A key minted for the A-label, mail to the U-label (RFC 6531), is the same address."""
+    abroad = mint(secret=SECRET, key_id="k", domain="xn--bcher-kva.example.com", subject=b"42")
+    german = settings(route("replies", "reply+%{key}@xn--bcher-kva.example.com"))
+    for domain in ("xn--bcher-kva.example.com", "b\u00fccher.example.com"):
+        envelope = Envelope(sender="person@example.org", recipient=f"reply+{abroad}@{domain}", queue_id="Q1")
+        assert policy.decide(envelope, mail(), german, policy.Facts(now=NOW)).rule == "accepted"
+
+
+MASKED = [
+    (f"reply+{LIVE}@{DOMAIN}", f"reply+{LIVE[:4]}...@{DOMAIN}", "a key is cut"),
+    (f"Reply+{LIVE.upper()}@{DOMAIN}", f"reply+{LIVE[:4]}...@{DOMAIN}", "in any case"),
+    (f"reply+short@{DOMAIN}", f"reply+...@{DOMAIN}", "too short to show a part of"),
+    (f"support@{DOMAIN}", f"support@{DOMAIN}", "a dedicated address is no secret"),
+    (f"repyl+{LIVE}@{DOMAIN}", f"repy...@{DOMAIN}", "may be a key, misspelt"),
+    (f"nobody@{DOMAIN}", f"nobody@{DOMAIN}", "no key is that short"),
+    (f"reply+@{DOMAIN}", f"...@{DOMAIN}", "nothing stands there"),
+]
+
+
+@pytest.mark.parametrize(("address", "shown"), [row[:2] for row in MASKED], ids=[row[2] for row in MASKED])
+def test_a_log_shows_no_whole_key(address: str, shown: str) -> None:
+    """The recipient as the log has it."""
+    assert policy.masked(address, settings()) == shown
+
+
 NEVER_ANSWERED = ("loop", "bounce", "automatic", "null-sender")
 BEHIND = [
     # after_queue, rule, SPF passed for MAIL FROM, MAIL FROM, action; why

@@ -1,1 +1,1 @@
-"""The door behind the queue: pipe.py, the transport script that pipe(8) runs for each message. Imports nothing."""
+"""The door behind the queue: pipe.py, the script that pipe(8) runs for each message, and transport.py, what it does."""

@@ -10,282 +10,52 @@ and `5.x.y text` only for a rule that has a name and may refuse. It ends by itse
 off (a truncated standard input is a clean end of file) is deferred.
 Never: prints what a library prints, exits by an exception, believes `--size` (a milter's edits do not change it), or lets a
 child hold its standard output.
+
+This file is short because Python compiles a script anew at each start (1.6 ms of every message when it held all of it): here is
+what must stand before anything can fail, and `transport` has the rest.
 """
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
-import time
-
-_STARTED = time.monotonic()  # before anything can take long
-
-#: The most that ever stands on standard output; pipe(8) bears 4 kB. Of a success Postfix logs the first 100 octets, so an id is
-#: cut to what tells messages apart (`gatepost parked show` and grep take a prefix).
-LINE_LIMIT = 200
-ID_SHOWN = 16
-#: sysexits.h: EX_TEMPFAIL, the one status that defers whatever the output says.
-TEMPFAIL = 75
-#: Until the configuration has been read; the same as timing.deadline's default.
-DEFAULT_DEADLINE = 120.0
-#: Chunk of standard input. Pipes hold 64 KiB.
-_CHUNK = 1 << 20
-#: What master.cf gives, by the envelope's names.
-_ARGUMENTS = ("config", "size", "sender", "recipient", "original_recipient", "queue_id", "client_address", "helo")
-_NEEDED = ("config", "recipient", "queue_id")
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import NoReturn
 
-    from gatepost.decision import Decision
-    from gatepost.gateway import Receipt
-
-
-class Exit:
-    """The one way out. Whoever is first, the run itself or the watch, prints the line and ends the process."""
-
-    def __init__(self) -> None:
-        import _thread
-
-        self._first = _thread.allocate_lock()
-        #: Told of each deferral (rule, detail) before the line is printed: the log, once it is known where that is.
-        self.note: Callable[[str, str], None] = lambda _rule, _detail: None
-        # From here on nothing but this object can reach pipe(8): a library that prints, or a child that stays, has /dev/null.
-        self.line_to = os.dup(1)
-        null = os.open(os.devnull, os.O_RDWR)
-        os.dup2(null, 1)
-        os.dup2(null, 2)
-
-    def leave(self, status: int, line: str) -> NoReturn:
-        """Prints the line, cut to the limit, and ends the process. A second caller waits here for the first one's end."""
-        self._first.acquire()
-        text = "".join(c if " " <= c <= "~" else "?" for c in line[:LINE_LIMIT])
-        try:
-            os.write(self.line_to, text.encode("ascii")[: LINE_LIMIT - 1] + b"\n")
-        finally:  # where nobody reads, pipe(8) is gone, and the status goes nowhere either
-            os._exit(status)
-
-    def defer(self, rule: str, status: str, text: str, detail: str = "", where: str = "") -> NoReturn:
-        """Postfix keeps the message. `detail` goes to the log; `where`, the place of a mistake, into the line."""
-        try:
-            self.note(rule, detail)
-        finally:
-            self.leave(TEMPFAIL, f"{status} {text} (rule={rule}{where})")
-
-
-class Watch:
-    """A thread that ends the run at its deadline or at a signal, whatever the main thread waits for.
-
-    A signal handler of Python's would wait for a look-up or a lock inside a C library to come back.
-    """
-
-    def __init__(self, way_out: Exit) -> None:
-        import _thread
-
-        try:
-            import _signal as signal  # `signal` itself brings enum, functools and collections: 4 ms of every message
-        except ImportError:
-            import signal
-
-        self._way_out = way_out
-        self._ends = _STARTED + DEFAULT_DEADLINE
-        self._ear, self._mouth = os.pipe()
-        os.set_blocking(self._mouth, False)
-        signal.set_wakeup_fd(self._mouth, warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, _noted)
-        _thread.start_new_thread(self._wait, ())
-
-    def set_deadline(self, seconds: float) -> float:
-        """Counts from the start of the run; returns the deadline in time.monotonic() seconds."""
-        self._ends = _STARTED + seconds
-        os.write(self._mouth, b"\0")
-        return self._ends
-
-    def _wait(self) -> None:
-        import select
-
-        ear = select.poll()
-        ear.register(self._ear, select.POLLIN)
-        while True:
-            if not ear.poll(max(0.0, self._ends - time.monotonic()) * 1000):
-                self._way_out.defer("deadline", "4.3.0", "Took too long, try later")
-            if os.read(self._ear, 64).strip(b"\0"):
-                self._way_out.defer("interrupted", "4.3.2", "Interrupted, try later")
-
-
-def _noted(_number: int, _frame: object) -> None:
-    """Signals reach the watch through the wake-up descriptor; this only keeps their default, death, away."""
-
-
-class Input:
-    """Standard input, and whether it is the whole message."""
-
-    def __init__(self, way_out: Exit) -> None:
-        self._way_out = way_out
-        self._parent = os.getppid()
-
-    def read(self) -> bytes:
-        """Everything to the end of file, without the LF that flag `B` adds; defers where the message was cut off."""
-        chunks = []
-        while chunk := os.read(0, _CHUNK):
-            chunks.append(chunk)
-        data = b"".join(chunks)
-        # pipe(8) ends the last line, then B adds one LF: a whole message ends in two.
-        if not data.endswith(b"\n\n"):
-            self._cut_off(f"{len(data)} bytes, and no LF of flag B at their end")
-        self.check()
-        return data[:-1]
-
-    def check(self) -> None:
-        """Defers where pipe(8) has gone: then the end of file was no end of message.
-
-        The reader of our standard output is gone at once (POLLERR); getppid() may change only some milliseconds later.
-        """
-        import select
-
-        reader = select.poll()
-        reader.register(self._way_out.line_to, 0)
-        if reader.poll(0):
-            self._cut_off("nobody reads our standard output any more")
-        if os.getppid() != self._parent or self._parent == 1:
-            self._cut_off("our parent process is gone")
-
-    def _cut_off(self, detail: str) -> NoReturn:
-        self._way_out.defer("incomplete-input", "4.3.0", "Message was cut off, try later", detail)
-
-
-def arguments(argv: list[str]) -> dict[str, str]:
-    """The fields that master.cf gives, by name; ValueError for any other word (a line of master.cf is wrong then)."""
-    given = dict.fromkeys(_ARGUMENTS, "")
-    for word in argv:
-        name, equals, value = word.partition("=")
-        field = name[2:].replace("-", "_")
-        if not (equals and name.startswith("--") and field in given):
-            raise ValueError(f"unknown argument {name[:40]!r} in master.cf")
-        given[field] = value
-    for field in _NEEDED:
-        if not given[field]:
-            raise ValueError(f"no --{field.replace('_', '-')}= in master.cf")
-    return given
-
-
-def exit_for(receipt: Receipt) -> tuple[int, str]:
-    """Exit status and line for a decision (the table in docs/design.md; statuses of sysexits.h)."""
-    decision = receipt.decision
-    if decision.action == "defer":
-        return TEMPFAIL, f"{decision.status} {decision.text} (rule={decision.rule})"
-    if decision.action == "reject":
-        status = {"1": 67, "7": 77}.get(decision.status[2:3], 69)  # EX_NOUSER, EX_NOPERM, EX_UNAVAILABLE
-        return status, f"{decision.status} {decision.text}"
-    return 0, _done_line(decision, receipt)
-
-
-def _done_line(decision: Decision, receipt: Receipt) -> str:
-    done = {"accept": "accepted", "discard": "discarded", "park": "parked"}[decision.action]
-    rule = "" if decision.action == "accept" else f" rule={decision.rule}"
-    route = f" route={decision.route}" if decision.route else ""
-    return f"{done}{rule}{route} id={receipt.id[:ID_SHOWN]}{' again' if receipt.already else ''}"
+#: sysexits.h: EX_TEMPFAIL, the one status that defers whatever the output says.
+_TEMPFAIL = 75
+_LINE = b"4.3.0 Temporary failure, try later (rule=internal-error)\n"
 
 
 def main(argv: list[str]) -> NoReturn:
     """One message, from standard input to the exit status. Does not return."""
     try:
-        way_out = Exit()
+        # From here on only who knows this descriptor reaches pipe(8): a library that prints, or a child, has /dev/null.
+        line_to = os.dup(1)
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(null, 1)
+        os.dup2(null, 2)
+        gc.disable()  # a process of one message: looking for cycles costs 0.7 ms and finds none worth freeing
+        _find_gatepost()
+        from gatepost_filter import transport
+
+        transport.run(argv, line_to)
     except BaseException:  # noqa: BLE001  # an exception would end in status 1, and 1 bounces
-        os._exit(TEMPFAIL)
-    try:
-        _run(argv, way_out)
-    except BaseException as error:  # noqa: BLE001  # the same
-        _defer_for(error, way_out)
-
-
-def _run(argv: list[str], way_out: Exit) -> NoReturn:
-    _find_gatepost()
-    watch = Watch(way_out)
-    stdin = Input(way_out)
-    given = arguments(argv)
-    from gatepost import log  # what is imported late can fail late: as a deferral
-
-    def note(rule: str, detail: str) -> None:
-        log.write(log.line(given["queue_id"], action="defer", rule=rule, detail=detail, ms=_elapsed()), log_to, error=True)
-
-    log_to = "syslog"
-    way_out.note = note
-    # Before the message: a deferral in the middle of it is logged where the configuration says, too.
-    from gatepost.config import load_compiled
-
-    settings = load_compiled(given.pop("config"))
-    deadline = watch.set_deadline(settings.timing.deadline)
-    log_to = log.destination(settings)
-    data = stdin.read()
-
-    from gatepost.decision import Envelope
-    from gatepost.gateway import Gateway
-    from gatepost.mail.canonical import from_pipe
-
-    raw = from_pipe(data)
-    del data
-    size = given.pop("size")
-    receipt = Gateway(settings).receive(Envelope(**given), raw, deadline=deadline, still_whole=stdin.check)
-    decision = receipt.decision
-    line = log.line(
-        given["queue_id"],
-        action=decision.action,
-        rule=decision.rule,
-        route=decision.route,
-        to=receipt.to,
-        id=receipt.id,
-        sink=receipt.sink,
-        again="yes" if receipt.already else "",
-        attempt=receipt.attempt or "",
-        size=size,
-        bytes=len(raw),
-        ms=_elapsed(),
-        detail=decision.detail,
-    )
-    log.write(line, log_to, error=decision.action == "defer")
-    way_out.leave(*exit_for(receipt))
-
-
-def _elapsed() -> int:
-    return round((time.monotonic() - _STARTED) * 1000)
+        try:
+            os.write(line_to, _LINE)
+        finally:  # where nobody reads, pipe(8) is gone, and the status goes nowhere either
+            os._exit(_TEMPFAIL)
 
 
 def _find_gatepost() -> None:
-    """The package that this file came with: beside it where installed, one folder up in a checkout (-I hides both)."""
-    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    if not os.path.isdir(os.path.join(root, "gatepost")):
-        root = os.path.dirname(root)
-    sys.path.insert(0, root)
-
-
-def _defer_for(error: BaseException, way_out: Exit) -> NoReturn:
-    """Our own fault, whatever it was: a deferral that names the rule; what happened goes to the log."""
-    rule, status, text, detail, where = "internal-error", "4.3.0", "Temporary failure, try later", type(error).__name__, ""
-    try:
-        detail = f"{_place(error)}: {type(error).__name__}: {error}"
-        from gatepost.decision import RULES
-        from gatepost.errors import ConfigError, GatepostError
-
-        if isinstance(error, GatepostError):
-            rule, detail = error.rule, str(error)
-            status, text = RULES[rule].status, RULES[rule].text
-        if isinstance(error, ConfigError):  # where the log is has not been read then: the line has to say where to look
-            first = error.problems[0]
-            where = f" {os.path.basename(first.file)}:{first.line}:{first.column}"
-    finally:
-        way_out.defer(rule, status, text, detail, where)
-
-
-def _place(error: BaseException) -> str:
-    """The innermost line of code that failed."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return f"{os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}" if trace is not None else "?"
+    """The packages that this file came with: one folder up, in a checkout gatepost one more (-I hides both)."""
+    folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    sys.path.insert(0, folder)
+    if not os.path.isdir(os.path.join(folder, "gatepost")):
+        sys.path.insert(0, os.path.dirname(folder))
 
 
 if __name__ == "__main__":

@@ -94,8 +94,8 @@ def run_show(arguments: argparse.Namespace) -> int:
         print(json.dumps(facts))
     else:
         for name, value in facts.items():
-            shown = {True: "yes", False: "no", None: "-"}.get(value, value) if not isinstance(value, str) else value
-            print(f"{name.replace('_', ' ') + ':':<10} {shown}")
+            word = {True: "yes", False: "no", None: "-"}.get(value, value) if not isinstance(value, str) else value
+            print(f"{name.replace('_', ' ') + ':':<10} {word}")
     return 0 if verdict.result == "live" else 1
 
 
@@ -111,11 +111,25 @@ def run_revoke(arguments: argparse.Namespace) -> int:
     if verdict.result != "revoked":
         become_store_owner(settings.store)
         _append(keys.revoked, revocation_line(verdict.signed.secret, keys.key_id, key))
+    others = _still_taken_by(settings, keys)
     if arguments.json:
-        print(json.dumps({"route": route.name, "revoked": True, "file": keys.revoked}))
-    else:
-        print(f"revoked, in {keys.revoked}; mail to it is refused from now on")
+        print(json.dumps({"route": route.name, "revoked": True, "file": keys.revoked, "still_taken_by": others}))
+        return 0
+    print(f"revoked, in {keys.revoked}; mail to it is refused from now on")
+    for name in others:
+        print(f"but route {name} has the same secret and key_id, and not this revoked: file: replies to it still count there")
     return 0
+
+
+def _still_taken_by(settings: Settings, keys: KeySettings) -> list[str]:
+    """Routes that take the same keys and do not look into the same revoked: file."""
+    return [
+        route.name
+        for route in settings.routes
+        if route.keys is not None
+        and (route.keys.secret, route.keys.key_id) == (keys.secret, keys.key_id)
+        and route.keys.revoked != keys.revoked
+    ]
 
 
 def _append(path: str, line: str) -> None:

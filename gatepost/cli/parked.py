@@ -13,6 +13,7 @@ import time
 
 from gatepost.cli import add_common
 from gatepost.cli.store_owner import become_store_owner
+from gatepost.cli.terminal import shown
 from gatepost.config import load
 from gatepost.errors import GatepostError
 from gatepost.gateway import Gateway
@@ -67,7 +68,7 @@ def run_list(arguments: argparse.Namespace) -> int:
     for entry in entries:
         kept = "head only" if entry.headers_only else f"{entry.size} bytes"
         print(f"{entry.id[:12]}  {_when(entry.parked_at)}  {entry.rule:<16} {entry.route or '-':<12} {kept:>14}  "
-              f"{_shown(entry.sender) or '<>'} -> {_shown(entry.recipient)}")  # fmt: skip
+              f"{shown(entry.sender) or '<>'} -> {shown(entry.recipient)}")  # fmt: skip
     print(f"{len(entries)} parked" if entries else "nothing is parked")
     return 0
 
@@ -84,10 +85,10 @@ def run_show(arguments: argparse.Namespace) -> int:
         return 0
     facts = {**_facts(entry), "parked_at": _when(entry.parked_at), "headers_only": "yes" if entry.headers_only else "no"}
     for name, value in facts.items():
-        print(f"{name.replace('_', ' ') + ':':<14} {_shown(str(value)) or '-'}")
+        print(f"{name.replace('_', ' ') + ':':<14} {shown(str(value)) or '-'}")
     print()
     for text in raw.decode("utf-8", "replace").splitlines():
-        print(_shown(text))
+        print(shown(text))
     return 0
 
 
@@ -107,7 +108,7 @@ def run_release(arguments: argparse.Namespace) -> int:
         facts = {"id": id_, "released": released, "sink": sink, "rule": rule, "detail": detail}
         text = line("-", command="release", released="yes" if released else "no", id=id_, sink=sink, rule=rule, detail=detail)
         write(text, destination(settings), error=not released)
-        outcome = f"released to {sink}" if released else f"stays parked: {_shown(detail)}"
+        outcome = f"released to {sink}" if released else f"stays parked: {shown(detail)}"
         print(json.dumps(facts) if arguments.json else f"{id_[:12]}  {outcome}")
     return 1 if stays else 0
 
@@ -146,8 +147,3 @@ def _whole_id(parked: Parked, start: str) -> str:
 
 def _when(stamp: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(stamp))
-
-
-def _shown(text: str) -> str:
-    """Printable on any terminal: control and format characters escaped, so that a stranger's bytes cannot steer it."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii") for c in text)

@@ -13,6 +13,7 @@ import time
 
 from gatepost import policy
 from gatepost.cli import add_common
+from gatepost.cli.terminal import shown
 from gatepost.config import load
 from gatepost.decision import Envelope
 from gatepost.errors import GatepostError
@@ -120,10 +121,10 @@ def _show(decision: Decision, decided: Decision, settings: Settings) -> None:
     if decision.key is not None:
         print(f"  key names {decision.key.subject}")
     if decision.thread is not None:
-        print(f"  answers {decision.thread.parent_message_id} ({decision.thread.found_in})")
+        print(f"  answers {shown(decision.thread.parent_message_id)} ({decision.thread.found_in})")
     print()
     for step in decision.trace:
-        print(f"  {'->' if step.applied else '  '} {step.rule:<18} {step.evidence}")
+        print(f"  {'->' if step.applied else '  '} {step.rule:<18} {shown(step.evidence)}")
         if step.applied:
             break
     others = [finding for finding in decision.findings if finding.family == "parser"]

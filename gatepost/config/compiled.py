@@ -112,7 +112,8 @@ def _head(key: bytes, payload: bytes) -> bytes:
 
 def _keep(folder: str, key: bytes, built: Built) -> None:
     """Writes the copy, if the folder is ours alone to write to. A full disk, a read-only one: then there is no copy."""
-    new = os.path.join(folder, f"{COPY_NAME}.{os.getpid()}")
+    # One name for all: a writer that is killed leaves at most this file, and two at once write what nobody believes.
+    new = os.path.join(folder, f"{COPY_NAME}.new")
     try:
         status = os.stat(folder)
         if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):

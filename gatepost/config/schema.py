@@ -45,12 +45,11 @@ _NOT_YET = "is not in this version"
 #: Postfix's defaults, in seconds (postconf(5)): minimal_backoff_time 300s, maximal_queue_lifetime 5d.
 _MINIMAL_BACKOFF = 300
 _MAXIMAL_QUEUE_LIFETIME = 5 * 86_400
+#: Seconds, below command_time_limit's default of 1000s.
+_LONGEST_DEADLINE = 900
 
 _screening_action = scalar(choice("accept", "discard", "reject", "park"))
-_screening: Table = {
-    **dict.fromkeys(Screening._fields, _screening_action),
-    **dict.fromkeys(("lists", "spam", "unauthenticated"), later(_screening_action)),
-}
+_screening: Table = dict.fromkeys(Screening._fields, _screening_action)
 _sender: Table = {"must-match": scalar(choice("reject", "park", "flag"))}
 _later_formats = ("gitlab", "zulip", "pattern", "list")
 _rates = listed(scalar(rate), least=1)
@@ -67,7 +66,7 @@ _parser: Table = {
 #: Names that people write one level too high or too low.
 _elsewhere = {
     **dict.fromkeys(_timing, "timing:"), **dict.fromkeys(_parked, "parked:"), **dict.fromkeys(_limits, "limits:"),
-    **dict.fromkeys(("automatic", "loops", "bounces", "lists", "spam", "unauthenticated"), "screening:"),
+    **dict.fromkeys(_screening, "screening:"),
     **dict.fromkeys(("address", "deliver", "keys"), "a route"), **dict.fromkeys(("webhook", "maildir", "confirm"), "a sink"),
     "secret": "a route's keys: or a sink", "must-match": "a route's sender:",
 }
@@ -213,6 +212,9 @@ def _timing_tree(top: Section, notes: Notes) -> dict[str, float]:
         notes.problem(written[0], (
             f"timing: deadline ({times['deadline']:g}s) must be below lease ({times['lease']:g}s), "
             "or two runs could hand over one message at once"))
+    if "deadline" in timing.values and times["deadline"] > _LONGEST_DEADLINE:
+        notes.problem(timing.nodes["deadline"], (
+            f"deadline: more than {_LONGEST_DEADLINE}s; pipe(8) itself ends a command after 1000s, and that is a bounce"))
     if "lease" in timing.values and times["lease"] >= _MINIMAL_BACKOFF:
         notes.warning(timing.nodes["lease"], (
             f"lease: not below {_MINIMAL_BACKOFF}s, Postfix's default minimal_backoff_time: "

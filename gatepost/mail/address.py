@@ -120,7 +120,8 @@ def check_pattern(text: str) -> str:
         )
     except EmailNotValidError as error:
         raise ValueError(f"{text!r} is no address that mail can be sent to: {error}") from error
-    checked = f"{valid.domain.removesuffix('test')}{fold(last)}" if private else valid.domain
+    ascii_domain = valid.ascii_domain  # the form that keys are signed for and Postfix is configured with
+    checked = f"{ascii_domain.removesuffix('test')}{fold(last)}" if private else ascii_domain
     if len(sample.encode()) > _LONGEST_LOCAL:
         raise ValueError(f"the part before the @ in {text!r} is longer than {_LONGEST_LOCAL} octets: shorten it")
     if not sample.isascii():

@@ -72,6 +72,19 @@ _MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         """CREATE TRIGGER parked_out AFTER DELETE ON parked BEGIN
             UPDATE parked_total SET entries = entries - 1, bytes = bytes - old.size WHERE kind = old.kind; END""",
     ),
+    (
+        # 0: the message was only ever deferred by a limit. What was there before there were limits has passed.
+        "ALTER TABLE delivery ADD COLUMN passed INTEGER NOT NULL DEFAULT 1",
+        # One row for each counter of each message that passed, until `until`: when it leaves the counter's longest window.
+        """CREATE TABLE counted (
+            counter BLOB NOT NULL,
+            time REAL NOT NULL,
+            delivery BLOB NOT NULL,
+            until REAL NOT NULL,
+            PRIMARY KEY (counter, time, delivery)
+        ) WITHOUT ROWID""",
+        "CREATE INDEX counted_until ON counted (until)",
+    ),
 )
 
 #: By SQLite's primary result code: what a person can do (https://www.sqlite.org/rescode.html).

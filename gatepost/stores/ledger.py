@@ -1,9 +1,11 @@
 """The ledger: what was first seen when, how it was judged, who is handing it over, and what became of it.
 
 Promises: of all runs that claim one delivery at once exactly one gets it; each claim has a fence, and only the newest fence
-can finish. A message is judged once: later claims get the judgement of the first. Every method is one short transaction;
-killed at any point, the ledger is as it was before or after it. What `finish` returned True for survives a power cut.
-Never: an address in the clear (keyed hashes only); a decision (gateway and policy take those); a wait for a lease.
+can finish. A message is judged once: when it first passes its limits; later claims get that judgement. Of a limit of n
+exactly n pass, however many processes ask. Every method is one short transaction; killed at any point, the ledger is as it
+was before or after it. What `finish` returned True for survives a power cut.
+Never: an address or a counted key in the clear (keyed hashes only); a decision (gateway and policy take those); a wait for a
+lease.
 """
 
 from __future__ import annotations
@@ -18,22 +20,26 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any, Final, Literal
 
+    from gatepost.stores.limits import Counter, Window
+
 __all__ = ["Claim", "Ledger", "Row"]
 
 #: Octets kept of an address's HMAC-SHA256: 128 bits, no two addresses meet.
 _HASH_BYTES: Final = 16
-
+#: Old counts deleted by each message that is counted: more than the three that it adds, so that they come to an end.
+_PRUNE_COUNTS: Final = 8
 
 
 class Claim(Value):
     """What a run gets when it asks for a delivery.
 
-    "claimed": it is yours until the lease ends; `fence` proves it, `attempts` counts this one too, `judgement` and
-    `first_seen` (Unix seconds) are those of the first run. "busy": another run has it, at most until `until`. "done":
-    `outcome` is what that run recorded.
+    "claimed": it is yours until the lease ends; `fence` proves it, `attempts` counts this one too, `judgement` is that of
+    the first run that passed, `first_seen` (Unix seconds) that of the first run. "busy": another run has it, at most until
+    `until`. "done": `outcome` is what that run recorded. "limited": nobody has it, `limit` (`per_key 50/1m`) is full and has
+    room from `until` on; where several are full, it is the one that lasts longest.
     """
 
-    state: Literal["claimed", "busy", "done"]
+    state: Literal["claimed", "busy", "done", "limited"]
     fence: int = 0
     attempts: int = 0
     cannot_take: int = 0
@@ -41,12 +47,13 @@ class Claim(Value):
     judgement: str = ""
     until: float = 0.0
     outcome: str = ""
+    limit: str = ""
 
 
 class Row(Value):
     """One delivery as the ledger has it: the fields are the table's columns.
 
-    Times are Unix seconds; `lease_until` 0 = nobody has it; hashes are in hex.
+    Times are Unix seconds; `lease_until` 0 = nobody has it; hashes are in hex; `passed` 0 = only limits have answered yet.
     """
 
     id: str
@@ -62,6 +69,7 @@ class Row(Value):
     outcome: str
     sender_hash: str
     recipient_hash: str
+    passed: int
 
 
 _SELECT: Final = f"SELECT {', '.join(Row._fields)} FROM delivery"  # noqa: S608 our own names
@@ -95,44 +103,70 @@ class Ledger:
         queue_id: str,
         sender: str,
         recipient: str,
+        counters: tuple[Counter, ...] = (),
     ) -> Claim:
         """Asks to hand this delivery over, until `now` + `lease` (Unix seconds, seconds). Raises StoreError.
 
-        `judgement` is kept only where this is the first claim. A clock that was set back shortens nothing and blocks nothing
-        for ever: a lease that ends more than two leases from now counts as over (one lease of grace, so that a small step of
-        the clock does not let a second run in beside the first), and first_seen is never later than now.
+        `counters` are asked until the delivery first passes, which is when every window of all of them has room: then it is
+        counted once under each, and never asked again. Where one is full, nothing is counted and no lease is given; the row
+        keeps first_seen, and the next claim is judged afresh. `judgement` is kept only where this claim passes first.
+
+        A clock that was set back shortens nothing and blocks nothing for ever: a lease that ends more than two leases from now
+        counts as over (one lease of grace, so that a small step of the clock does not let a second run in beside the first),
+        and first_seen is never later than now. For counts see `_count`.
         """
         key = _key(delivery_id)
         with Transaction(self._database, self._path) as database:
             row = database.execute(
-                "SELECT state, outcome, lease_until, first_seen, fence, attempts, cannot_take, judgement"
+                "SELECT passed, state, outcome, lease_until, first_seen, fence, attempts, cannot_take, judgement"
                 " FROM delivery WHERE id = ?",
                 (key,),
             ).fetchone()
-            if row is None:
-                database.execute(
-                    "INSERT INTO delivery VALUES (?, CAST(? AS TEXT), ?, ?, 1, 0, 1, ?, 'open', CAST(? AS TEXT), '', ?, ?)",
-                    (key, _utf8(queue_id), now, now, now + lease, _utf8(judgement), self._hash(sender), self._hash(recipient)),
-                )
-                return Claim(state="claimed", fence=1, attempts=1, first_seen=now, judgement=judgement)
-            state, outcome, lease_until, first_seen, fence, attempts, cannot_take, judged = row
-            first_seen = min(first_seen, now)
-            if state == "done":
-                return Claim(state="done", outcome=outcome, first_seen=first_seen, attempts=attempts, cannot_take=cannot_take)
-            if now < lease_until <= now + 2 * lease:
-                return Claim(state="busy", until=lease_until, first_seen=first_seen, attempts=attempts)
+            if row is not None and row[0]:
+                return _claim_again(database, key, row, now, lease)
+            first_seen, attempts = (now, 1) if row is None else (min(row[4], now), row[6] + 1)
+            full = self._count(database, key, counters, now, lease)
+            fence, lease_until, kept = (0, 0.0, "") if full else (1, now + lease, judgement)
             database.execute(
-                "UPDATE delivery SET first_seen = ?, changed = ?, attempts = ?, fence = ?, lease_until = ? WHERE id = ?",
-                (first_seen, now, attempts + 1, fence + 1, now + lease, key),
+                "INSERT OR REPLACE INTO delivery (id, queue_id, first_seen, changed, attempts, cannot_take, fence, lease_until,"
+                " state, judgement, outcome, sender_hash, recipient_hash, passed)"
+                " VALUES (?, CAST(? AS TEXT), ?, ?, ?, 0, ?, ?, 'open', CAST(? AS TEXT), '', ?, ?, ?)",
+                (key, _utf8(queue_id), first_seen, now, attempts, fence, lease_until, _utf8(kept), self._hash(sender),
+                 self._hash(recipient), int(not full)),
+            )  # fmt: skip
+        if full:
+            until, limit = full
+            return Claim(state="limited", limit=limit, until=until, first_seen=first_seen, attempts=attempts)
+        return Claim(state="claimed", fence=fence, attempts=attempts, first_seen=first_seen, judgement=judgement)
+
+    def _count(
+        self, database: sqlite3.Connection, delivery: bytes, counters: tuple[Counter, ...], now: float, lease: float
+    ) -> tuple[float, str] | None:
+        """Counts a delivery under each counter, or under none where a window is full: then until when, and which.
+
+        A count made at t is in a window of w seconds until t + w. Counts after `now` are in it too: a run that started later
+        may be here first. None of those started more than a lease from now; a count further ahead was made before the clock was
+        set back, and is moved to now. So a wrong clock holds mail up for a lease longer than the window, and no flood passes.
+        """
+        asked = [(self._hash_of(each), each) for each in counters if each.windows]
+        full: list[tuple[float, str]] = []
+        for hashed, counter in asked:
+            database.execute(
+                "UPDATE OR REPLACE counted SET until = until - time + ?, time = ? WHERE counter = ? AND time > ?",
+                (now, now, hashed, now + lease),
             )
-        return Claim(
-            state="claimed",
-            fence=fence + 1,
-            attempts=attempts + 1,
-            cannot_take=cannot_take,
-            first_seen=first_seen,
-            judgement=judged,
-        )
+            for window in counter.windows:
+                until = _full_until(database, hashed, window, now)
+                if until is not None:
+                    full.append((until, counter.limit(window)))
+        if full:
+            return max(full)
+        for hashed, counter in asked:
+            longest = max(seconds for _, seconds in counter.windows)
+            database.execute("INSERT OR REPLACE INTO counted VALUES (?, ?, ?, ?)", (hashed, now, delivery, now + longest))
+        if asked:
+            _prune_counts(database, now, _PRUNE_COUNTS)
+        return None
 
     def finish(self, delivery_id: str, fence: int, *, outcome: str, now: float, prune: int = 0, keep: float = 0.0) -> bool:
         """Records the end of a claimed delivery, on the disk when this returns; the judgement is cleared. Raises StoreError.
@@ -145,7 +179,7 @@ class Ledger:
         with Transaction(self._database, self._path) as database:
             written = database.execute(
                 "UPDATE delivery SET state = 'done', outcome = CAST(? AS TEXT), judgement = '', lease_until = 0, changed = ?"
-                " WHERE id = ? AND fence = ? AND state = 'open'",
+                " WHERE id = ? AND fence = ? AND state = 'open' AND passed",
                 (_utf8(outcome), now, key, fence),
             ).rowcount
             if not written:
@@ -183,10 +217,14 @@ class Ledger:
         return map(_row, fetch(self._database, self._path, chosen, (_utf8(queue_id),)))
 
     def prune(self, now: float, keep: float, limit: int) -> int:
-        """Deletes at most `limit` rows last changed more than `keep` seconds before `now`; how many. Raises StoreError."""
+        """Deletes at most `limit` rows last changed more than `keep` seconds before `now`; how many. Raises StoreError.
+
+        At most so many counts that have left all their windows go with them.
+        """
         if limit <= 0:
             return 0
         with Transaction(self._database, self._path) as database:
+            _prune_counts(database, now, limit)
             return _prune(database, now - keep, limit)
 
     def close(self) -> None:
@@ -199,6 +237,51 @@ class Ledger:
     def _hash(self, address: str) -> bytes:
         """Of the address in lower case: who asks to be forgotten does not know how the case was."""
         return hmac_sha256(self.hash_key, _utf8(address.lower()))[:_HASH_BYTES]
+
+    def _hash_of(self, counter: Counter) -> bytes:
+        """Of what is counted. No address has NUL in it, so none has the hash of a counter."""
+        return hmac_sha256(self.hash_key, _utf8(f"count\0{counter.name}\0{counter.subject}"))[:_HASH_BYTES]
+
+
+def _claim_again(database: sqlite3.Connection, key: bytes, row: tuple[Any, ...], now: float, lease: float) -> Claim:
+    """The claim of a delivery that has passed its limits."""
+    _, state, outcome, lease_until, first_seen, fence, attempts, cannot_take, judged = row
+    first_seen = min(first_seen, now)
+    if state == "done":
+        return Claim(state="done", outcome=outcome, first_seen=first_seen, attempts=attempts, cannot_take=cannot_take)
+    if now < lease_until <= now + 2 * lease:
+        return Claim(state="busy", until=lease_until, first_seen=first_seen, attempts=attempts)
+    database.execute(
+        "UPDATE delivery SET first_seen = ?, changed = ?, attempts = ?, fence = ?, lease_until = ? WHERE id = ?",
+        (first_seen, now, attempts + 1, fence + 1, now + lease, key),
+    )
+    return Claim(
+        state="claimed",
+        fence=fence + 1,
+        attempts=attempts + 1,
+        cannot_take=cannot_take,
+        first_seen=first_seen,
+        judgement=judged,
+    )
+
+
+def _full_until(database: sqlite3.Connection, hashed: bytes, window: Window, now: float) -> float | None:
+    """When a window that is full has room again: when the oldest of as many counts as it holds leaves it. None: it has room."""
+    count, seconds = window
+    oldest = database.execute(
+        "SELECT time FROM counted WHERE counter = ? AND time > ? ORDER BY time DESC LIMIT 1 OFFSET ?",
+        (hashed, now - seconds, count - 1),
+    ).fetchone()
+    return None if oldest is None else oldest[0] + seconds
+
+
+def _prune_counts(database: sqlite3.Connection, now: float, limit: int) -> None:
+    """Deletes at most so many counts that have left every window."""
+    database.execute(
+        "DELETE FROM counted WHERE (counter, time, delivery) IN"
+        " (SELECT counter, time, delivery FROM counted WHERE until <= ? ORDER BY until LIMIT ?)",
+        (now, limit),
+    )
 
 
 def _prune(database: sqlite3.Connection, before: float, limit: int) -> int:

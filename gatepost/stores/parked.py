@@ -225,10 +225,11 @@ class Parked:
             totals = database.execute("SELECT entries, bytes FROM parked_total ORDER BY kind").fetchall()
             files, octets, cap = self._shortfall(folder, sum(total for _, total in totals), size)
             if files > 0 or octets > 0:
-                droppable = [sum(column) for column in zip(*totals[:_KEPT], strict=True)]
+                below = min(kind + 1, _KEPT)  # nothing goes for what would go before it
+                droppable = [sum(column) for column in zip(*totals[:below], strict=True)]
                 if droppable[0] * _FILES_AN_ENTRY < files or droppable[1] < octets:
                     raise ParkedFullError(f"{self._folder}: {cap}: release or drop mail, or raise the cap")
-                _drop(database, folder, _victims(database, files, octets))
+                _drop(database, folder, _victims(database, below, files, octets))
             database.execute("INSERT INTO parked VALUES (?, ?, ?, ?)", (bytes.fromhex(id_), kind, now, size))
 
     def _shortfall(self, folder: int, total: int, size: int) -> tuple[int, int, str]:
@@ -421,10 +422,10 @@ def _row(folder: int, id_: str) -> tuple[bytes, int, float, int] | None:
     return bytes.fromhex(id_), _place(entry.kind), entry.parked_at, size
 
 
-def _victims(database: sqlite3.Connection, files: int, octets: int) -> list[tuple[bytes, int]]:
-    """Refused keys, then screened mail, oldest first, until so many files and bytes are found."""
+def _victims(database: sqlite3.Connection, below: int, files: int, octets: int) -> list[tuple[bytes, int]]:
+    """Refused keys, then screened mail, oldest first, of kinds `below` this, until so many files and bytes are found."""
     found = []
-    for key, size in database.execute("SELECT id, size FROM parked WHERE kind < ? ORDER BY kind, parked_at", (_KEPT,)):
+    for key, size in database.execute("SELECT id, size FROM parked WHERE kind < ? ORDER BY kind, parked_at", (below,)):
         if files <= 0 and octets <= 0:
             break
         found.append((key, size))

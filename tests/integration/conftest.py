@@ -26,7 +26,7 @@ from typing import Final
 import pytest
 
 from demo.environment import USER, Environment, ensure_user, make_environment
-from demo.postfix_instance import Delivery, MailRecorder, PrivatePostfix
+from demo.postfix_instance import MailRecorder, PostfixError, PrivatePostfix, wait_for
 from gatepost import wiring
 from tests.faulty_app import FaultyApp
 from tests.installation import Installation, give_to, install, message
@@ -165,6 +165,25 @@ def wired(services: Sequence[Service], *, transports: Mapping[str, str] | None =
             outbox.close()
 
 
+def flush_if_idle(postfix: PrivatePostfix) -> bool:
+    """Whether the queue is empty; where something is in it and nothing on its way, everything is tried again.
+
+    Not earlier: a message is still active for a moment after its `status=` line, and a flush would pass it by.
+    """
+    queue = postfix.queue()
+    if queue and not any(entry["queue_name"] == "active" for entry in queue):
+        postfix.flush()
+    return not queue
+
+
+def wait_for_empty_queue(postfix: PrivatePostfix, *, timeout: float) -> None:
+    """Tries everything again until nothing is queued, notices included; PostfixError with what is left after `timeout` seconds."""
+    try:
+        wait_for(lambda: flush_if_idle(postfix), timeout=timeout, what="an empty queue")
+    except PostfixError as error:
+        raise PostfixError(f"{error}\n{postfix.queue()}\n{postfix.log_tail(40)}") from None
+
+
 # --- who has which message ------------------------------------------------------------------------------------------------
 
 
@@ -186,7 +205,7 @@ def post(postfix: PrivatePostfix, name: str, recipient: str, *, sender: str = "p
     message_id = f"<{uuid.uuid4().hex}@example.org>"
     whole = data or message(to=recipient, subject=name, headers=headers, size=size)
     whole = re.sub(rb"(?m)^Message-ID: .*\n", b"", whole)
-    whole = f"Message-ID: {message_id}\n".encode() + whole
+    whole = f"Date: Sat, 21 Nov 2026 12:00:00 +0000\nMessage-ID: {message_id}\n".encode() + whole
     sent = postfix.send(sender, recipient, whole)
     assert sent.queue_id, f"{name}: {sent}"
     return Letter(name=name, sender=sender, recipient=recipient, queue_id=sent.queue_id, message_id=message_id, data=whole)
@@ -226,10 +245,14 @@ def parked_in(made: Installation) -> list[Parked]:
 
 @dataclass(frozen=True, kw_only=True)
 class Account:
-    """Where everything is: by message, the places that have it. A message that nobody has is lost."""
+    """Where everything is: by message, the places that have it. A message that nobody has is lost.
+
+    `bounced`: the queue IDs that Postfix gave up, at once or at the end of their time. `left`: the recipients of whatever has
+    left this host.
+    """
 
     places: Mapping[str, tuple[str, ...]]
-    bounced: tuple[Delivery, ...]
+    bounced: tuple[str, ...]
     left: tuple[str, ...]
 
     @property
@@ -261,7 +284,8 @@ def account(letters: Iterable[Letter], *, postfix: PrivatePostfix, outbox: MailR
         )
         for letter in letters
     }
-    bounced = tuple(each for each in deliveries if each.status not in ("sent", "deferred"))
+    bounced = tuple(each.queue_id for each in deliveries if each.status not in ("sent", "deferred"))
+    bounced += tuple(re.findall(r": (\w+): from=<[^\n]*>, status=(?:force-)?expired,", postfix.log()))
     return Account(places=places, bounced=bounced, left=tuple(r for m in outbox.messages for r in m.recipients))
 
 
@@ -270,7 +294,10 @@ def account(letters: Iterable[Letter], *, postfix: PrivatePostfix, outbox: MailR
 
 def start_script(python: str, script: str, made: Installation, *, queue_id: str, recipient: str,
                  sender: str = "person@example.org") -> subprocess.Popen[bytes]:  # fmt: skip
-    """Starts the pipe script as pipe(8) does: as gatepost, in a session of its own, with stdout and stderr as one stream."""
+    """Starts the pipe script as pipe(8) does: as gatepost, in a session of its own, with stdout and stderr as one stream.
+
+    Unlike pipe(8)'s, the pipe to it holds a megabyte: a message of less can be written at once, whatever the script does.
+    """
     who = ensure_user()
     words = [f"--config={made.config}", "--size=1234", f"--sender={sender}", f"--recipient={recipient}",
              f"--original-recipient={recipient}", f"--queue-id={queue_id}", "--client-address=192.0.2.7",
@@ -278,7 +305,7 @@ def start_script(python: str, script: str, made: Installation, *, queue_id: str,
     return subprocess.Popen(
         [python, "-I", script, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd="/",
         user=who.pw_uid, group=who.pw_gid, extra_groups=[], env={"PATH": "/usr/bin:/bin", "LANG": "C"},
-        start_new_session=True)  # fmt: skip
+        start_new_session=True, pipesize=1 << 20)  # fmt: skip
 
 
 def run_script(python: str, script: str, made: Installation, data: bytes, *, queue_id: str, recipient: str) -> tuple[int, str]:
@@ -299,6 +326,6 @@ def ended(processes: Callable[[], Iterable[int]]) -> Iterator[None]:
                 os.kill(pid, 9)
 
 
-__all__ = ["PATIENT", "USER", "Account", "Letter", "Parked", "Service", "account", "ended", "given", "in_apps", "in_maildir",
+__all__ = ["PATIENT", "USER", "Account", "Letter", "Parked", "Service", "account", "ended", "flush_if_idle", "given", "in_apps", "in_maildir",
            "installation", "mount_tmpfs", "open_folder", "own", "parked_in", "post", "run_script", "start_script", "unmount",
-           "wired"]
+           "wait_for_empty_queue", "wired"]

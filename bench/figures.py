@@ -1,0 +1,99 @@
+"""The figures of `make bench`: each with its name, its unit, what it is, and its aim where there is one.
+
+Promises: what a run writes has exactly these names (`checked` sees to that before it is written); docs/bench.md explains each
+of them (tests/test_bench.py).
+Never: measures.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["FIGURES", "Figure", "Results", "checked", "table"]
+
+#: What a run writes: one flat object.
+Results = dict[str, int | float | str]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure. `aim`: "at least" or "at most" `limit`; "" where it is only reported."""
+
+    name: str
+    what: str
+    unit: str = ""
+    aim: str = ""
+    limit: float = 0.0
+
+    def missed(self, value: float | str) -> bool:
+        """Does this value miss the aim?"""
+        if not self.aim or isinstance(value, str):
+            return False
+        return value < self.limit if self.aim == "at least" else value > self.limit
+
+
+FIGURES: Final = (
+    Figure("measured_at", "when the run began (UTC)"),
+    Figure("gatepost_version", "what was measured"),
+    Figure("machine_cores", "processors this process may use"),
+    Figure("machine_load", "load average of the minute before: of others, at the start of a run"),
+    Figure("machine_python", "version of the interpreter that runs the pipe script"),
+    Figure("machine_postfix", "version of Postfix"),
+    # messages a second
+    Figure("rounds", "rounds of the three pipes, one after the other"),
+    Figure("messages", "messages in each round, for each pipe"),
+    Figure("message_bytes", "size of a message's body", "bytes"),
+    Figure("sessions", "SMTP sessions at once"),
+    Figure("noop_per_second", "messages a second, a shell pipe that does nothing", "/s"),
+    Figure("pipe_alone_per_second", "messages a second, the pipe script with a webhook", "/s"),
+    Figure("pipe_alone_maildir_per_second", "messages a second, the pipe script with a Maildir", "/s"),
+    Figure("pipe_alone_ratio", "webhook against the no-op", aim="at least", limit=0.09),
+    Figure("pipe_alone_ratio_lowest", "the same, worst round"),
+    Figure("pipe_alone_ratio_highest", "the same, best round"),
+    Figure("pipe_alone_maildir_ratio", "Maildir against the no-op", aim="at least", limit=0.12),
+    Figure("pipe_alone_maildir_ratio_lowest", "the same, worst round"),
+    Figure("pipe_alone_maildir_ratio_highest", "the same, best round"),
+    # one run
+    Figure("start_noop_ms", "one run of the shell no-op", "ms"),
+    Figure("start_bare_ms", "one start of `python -I` that does nothing", "ms"),
+    Figure("start_imports_ms", "the same with every import of a message for a Maildir", "ms"),
+    Figure("start_maildir_ms", "one run of the pipe script, Maildir", "ms"),
+    Figure("start_webhook_ms", "one run of the pipe script, webhook", "ms"),
+    # hostile input
+    Figure("parser_inputs", "hostile inputs, each at scale 1 and 10"),
+    Figure("parser_exceptions", "exceptions", aim="at most", limit=0),
+    Figure("parser_worst_10x", "the largest time at scale 10 over that at scale 1", aim="at most", limit=15),
+    Figure("parser_worst_10x_input", "the input that has it"),
+    Figure("parser_slowest_seconds", "the longest time at scale 10", "s", "at most", 1.0),
+    Figure("parser_slowest_input", "the input that has it"),
+    Figure("parser_peak_rss_mb", "most memory of a fresh process that reads and judges one input", "MB", "at most", 150),
+    Figure("parser_peak_rss_input", "the input that has it"),
+    Figure("script_peak_rss_mb", "most memory of the whole pipe script on one input, webhook", "MB", "at most", 150),
+    Figure("script_peak_rss_input", "the input that has it"),
+)
+
+
+def checked(results: Mapping[str, int | float | str]) -> Results:
+    """The results in the order of FIGURES; ValueError where a name is missing or none of ours, or a value is not flat."""
+    names = [figure.name for figure in FIGURES]
+    if wrong := set(names) ^ set(results):
+        raise ValueError(f"missing or unknown: {', '.join(sorted(wrong))}")
+    if wrong := {name for name in names if type(results[name]) not in (int, float, str)}:
+        raise ValueError(f"neither a number nor a text: {', '.join(sorted(wrong))}")
+    return {name: results[name] for name in names}
+
+
+def table(results: Mapping[str, int | float | str]) -> str:
+    """What a person reads at the end: each figure, its aim, and whether it was met."""
+    lines = []
+    for figure in FIGURES:
+        value = results[figure.name]
+        unit = figure.unit and f" {figure.unit}"
+        shown = value if isinstance(value, str) else f"{value:,.0f}" if value == int(value) else f"{value:,.3g}"
+        aim = f" ({figure.aim} {figure.limit:g}{unit}: {'MISSED' if figure.missed(value) else 'met'})" if figure.aim else ""
+        lines.append(f"{figure.name:<33} {shown + unit:>22}  {figure.what}{aim}")
+    return "\n".join(lines)

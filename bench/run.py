@@ -1,0 +1,85 @@
+"""`make bench`: measures what gatepost costs on this machine, shows it, and writes .bench/results.json.
+
+Promises: one run takes less than four minutes; what it started is ended and its folder deleted, also after Ctrl-C; exit status
+0 once everything was measured (an aim that is missed is shown, not an error); docs/bench.md explains every figure.
+Never: measures on a Postfix, a store or a configuration of the machine's own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+if __name__ == "__main__":  # the folder of this file would hide the package `bench` behind this file
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from bench import hostile_input, starts, throughput
+from bench.figures import FIGURES, checked, table
+from bench.place import Place
+from demo.environment import CHECKOUT
+from gatepost import __version__
+
+if TYPE_CHECKING:
+    from bench.figures import Results
+
+__all__ = ["main", "write"]
+
+
+def main() -> int:
+    """The exit status."""
+    if os.geteuid():
+        _say("bench: a private Postfix can be started by root only: sudo make bench")
+        return 1
+    signal.signal(signal.SIGTERM, _interrupted)
+    began = time.monotonic()
+    results: Results = {
+        "measured_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "gatepost_version": __version__,
+        "machine_cores": len(os.sched_getaffinity(0)),
+        "machine_load": round(os.getloadavg()[0], 2),
+    }
+    _say("bench: installing gatepost from its wheel, starting an app and a private Postfix")
+    with Place() as place:
+        results["machine_python"] = place.python_version()
+        results["machine_postfix"] = place.postfix.command("postconf", "-h", "mail_version").strip()
+        _say(f"bench: messages a second, rounds of {throughput.MESSAGES} each through Postfix")
+        results |= throughput.measure(place, _say)
+        _say("bench: single runs of the pipe script")
+        results |= starts.measure(place, _say)
+        _say("bench: hostile input")
+        results |= hostile_input.measure(place, _say)
+    file = write(checked(results))
+    _say(f"\n{table(results)}\n\nbench: {time.monotonic() - began:.0f} s; {file} (docs/bench.md explains each figure)")
+    missed = [figure.name for figure in FIGURES if figure.missed(results[figure.name])]
+    _say(f"bench: aims missed: {', '.join(missed)}" if missed else "bench: every aim was met")
+    return 0
+
+
+def write(results: Results, folder: Path = CHECKOUT / ".bench") -> Path:
+    """results.json, whole or not at all; it belongs to the checkout's owner, who could not delete root's."""
+    owner = CHECKOUT.stat()
+    folder.mkdir(mode=0o755, exist_ok=True)
+    part = folder / "results.part"
+    part.write_text(json.dumps(results, indent=1) + "\n")
+    file = part.rename(folder / "results.json")
+    for each in (folder, file):
+        os.chown(each, owner.st_uid, owner.st_gid)
+    return file
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def _interrupted(number: int, _frame: object) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
