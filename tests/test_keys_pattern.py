@@ -266,6 +266,7 @@ def steps(text: str, key: str) -> int:
     def trace(_frame: Any, event: str, _argument: Any) -> Any:
         nonlocal count
         count += event == "line"
+        assert count <= 20 * MAX_SIZE * (LONGEST + 1), "it does not come to an end"
         return trace
 
     program = pattern.parse(text)
@@ -299,6 +300,13 @@ def test_the_largest_program_with_the_longest_key() -> None:
     text = "(?:" + "|".join(199 * ["a*"]) + ")*b"
     assert MAX_SIZE - 5 < len(pattern.parse(text)) <= MAX_SIZE
     assert steps(text, LONGEST * "a") <= 14 * MAX_SIZE * (LONGEST + 1)
+
+
+def test_the_largest_expression() -> None:
+    """A program has MAX_SIZE instructions and not one more, its end included."""
+    assert len(pattern.parse("a{249}" * 4 + "aaa")) == MAX_SIZE
+    with pytest.raises(PatternError, match="has 1001 steps"):
+        pattern.parse("a{249}" * 4 + "aaaa")
 
 
 def test_a_program_is_plain_numbers() -> None:

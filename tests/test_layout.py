@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "config": {"value", "errors", "settings", "digest", "mail"},
     "wiring": {"settings", "decision"},
     "receiver": {"value", "keys"},
+    "doctor": {"value", "errors", "settings", "decision", "config", "mail", "stores", "sinks", "log", "wiring"},
     "cli": None,  # all
 }
 DOOR_MAY_IMPORT = {"gateway", "config", "decision", "errors", "log", "mail", "settings"}

@@ -77,8 +77,12 @@ def answer(name: str, question: Question) -> Check:
         verdict = question()
     except Exception as error:  # noqa: BLE001 - one broken check must not hide the others
         verdict = unknown(f"{type(error).__name__}: {error}")
-    return Check(name=name, status=verdict.status, evidence=one_line(verdict.evidence, _EVIDENCE_LIMIT),
-                 mend=one_line(verdict.mend, _MEND_LIMIT))  # fmt: skip
+    return Check(
+        name=name,
+        status=verdict.status,
+        evidence=one_line(verdict.evidence, _EVIDENCE_LIMIT),
+        mend=one_line(verdict.mend, _MEND_LIMIT),
+    )
 
 
 def worst_first(checks: tuple[Check, ...]) -> tuple[Check, ...]:

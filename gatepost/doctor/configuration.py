@@ -94,15 +94,21 @@ def _file(subject: Subject, path: str, *, private: bool) -> Verdict:
             found = os.fstat(file.fileno())
         folder = os.stat(os.path.dirname(path))
     except OSError as error:
-        mend = f"chown {owner}: {path}" + (f"; chmod 0600 {path}" if private else f"; chmod a+rX {os.path.dirname(path)} {path}")
+        mend = f"chown {owner}: {path}" + (
+            f"; chmod 0600 {path}" if private else f"; chmod a+rX {os.path.dirname(path)} {path}"
+        )
         return fail(f"{path}: {owner}, as whom gatepost runs, cannot read it: {error.strerror}", mend)
     shown = f"{path}: mode {mode_of(found.st_mode)}, of {name_of(found.st_uid)}"
     if found.st_uid not in (0, subject.owner):
-        return warn(f"{shown}: neither root nor {owner} owns it, and its owner can change it",
-                    f"chown {owner if private else 'root'}: {path}")  # fmt: skip
+        return warn(
+            f"{shown}: neither root nor {owner} owns it, and its owner can change it",
+            f"chown {owner if private else 'root'}: {path}",
+        )
     if folder.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not folder.st_mode & stat.S_ISVTX:
-        return warn(f"{shown}, but others may replace it: its folder has mode {mode_of(folder.st_mode)}",
-                    f"chmod go-w {os.path.dirname(path)}")  # fmt: skip
+        return warn(
+            f"{shown}, but others may replace it: its folder has mode {mode_of(folder.st_mode)}",
+            f"chmod go-w {os.path.dirname(path)}",
+        )
     return ok(shown)
 
 
@@ -120,8 +126,10 @@ def _compiled_copy(subject: Subject) -> Verdict:
     try:
         found = os.lstat(copy)
     except OSError as error:
-        return warn(f"{copy}: {error.strerror}: every message reads YAML, which takes several times as long",
-                    f"write `store: {subject.sound.store}` on a line of its own, and chmod 0700 {subject.sound.store}")  # fmt: skip
+        return warn(
+            f"{copy}: {error.strerror}: every message reads YAML, which takes several times as long",
+            f"write `store: {subject.sound.store}` on a line of its own, and chmod 0700 {subject.sound.store}",
+        )
     if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) != 0o600:
         return warn(f"{copy}: mode {mode_of(found.st_mode)}, of {name_of(found.st_uid)}: it is not believed", f"rm {copy}")
     return ok(f"{copy}: made from this configuration")
@@ -140,14 +148,18 @@ def _revoked_files(subject: Subject) -> Verdict:
                 with open(path, "rb") as file:
                     mode = os.fstat(file.fileno()).st_mode
             except OSError as error:
-                return fail(f"{path}: {error.strerror}: mail to its routes is deferred", f"chown {owner}: {path}; chmod 0640 {path}")
+                return fail(
+                    f"{path}: {error.strerror}: mail to its routes is deferred", f"chown {owner}: {path}; chmod 0640 {path}"
+                )
             if mode & stat.S_IWOTH:
                 return fail(f"{path}: mode {mode_of(mode)}: anybody can make a revoked key good again", f"chmod o-w {path}")
             if not os.access(path, os.W_OK):
                 return warn(f"{path}: {owner} cannot write to it: gatepost key revoke will fail", f"chown {owner}: {path}")
         elif not os.access(folder, os.W_OK | os.X_OK):
-            return warn(f"{folder}: {owner} cannot make a file there: gatepost key revoke will fail",
-                        f"name a file in {subject.sound.store}, or install -o {owner} -m 0640 /dev/null {path}")  # fmt: skip
+            return warn(
+                f"{folder}: {owner} cannot make a file there: gatepost key revoke will fail",
+                f"name a file in {subject.sound.store}, or install -o {owner} -m 0640 /dev/null {path}",
+            )
     return ok(", ".join(path if os.path.exists(path) else f"{path} (nothing is revoked yet)" for path in paths))
 
 

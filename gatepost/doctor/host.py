@@ -88,7 +88,7 @@ def _clock(subject: Subject) -> Verdict:
     mend = "set the clock, and keep it set (systemctl enable --now systemd-timesyncd, or chrony)"
     made = os.stat(gatepost.__file__).st_mtime
     if subject.now < made - _ZONE:
-        return fail(f"{shown} is before this software was installed ({_at(made)}): keys do not expire, signatures are refused", mend)
+        return fail(f"{shown} is before this software was installed ({_at(made)}): keys do not expire", mend)
     store = subject.sound.store
     for path in (subject.config, subject.secrets, store, os.path.join(store, "gatepost.sqlite-wal")):
         try:
@@ -119,8 +119,10 @@ def _syslog() -> Verdict:
         try:
             probe.connect("/dev/log")
         except OSError as error:
-            return fail(f"/dev/log: {error.strerror}: no decision is logged",
-                        "start the system's logger (systemctl restart systemd-journald rsyslog), or name a file: log: /path")  # fmt: skip
+            return fail(
+                f"/dev/log: {error.strerror}: no decision is logged",
+                "start the system's logger (systemctl restart systemd-journald rsyslog), or name a file: log: /path",
+            )
     return ok("syslog, facility mail")
 
 
@@ -138,8 +140,11 @@ def _log_file(path: str, who: str) -> Verdict:
     if not stat.S_ISREG(found.st_mode):
         return fail(f"{path}: is no regular file: no decision is logged", f"move it away, or name another file: {who} makes it")
     if not os.access(path, os.W_OK):
-        return fail(f"{path}: mode {mode_of(found.st_mode)}, of {name_of(found.st_uid)}: {who} cannot write to it, no decision"
-                    " is logged", f"chown {who}: {path}")  # fmt: skip
+        return fail(
+            f"{path}: mode {mode_of(found.st_mode)}, of {name_of(found.st_uid)}: {who} cannot write to it, no decision"
+            " is logged",
+            f"chown {who}: {path}",
+        )
     if found.st_mode & stat.S_IWOTH:
         return warn(f"{path}: mode {mode_of(found.st_mode)}: anybody can write lines into it", f"chmod o-w {path}")
     return ok(f"{path}: mode {mode_of(found.st_mode)}, of {name_of(found.st_uid)}")

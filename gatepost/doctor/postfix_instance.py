@@ -1,7 +1,7 @@
 """One Postfix instance as its own commands tell it: parameters, services, look-ups in its tables.
 
-Promises: every command is bounded in time; a table is asked by postmap(1), so the answer is the one that Postfix gets; a failure
-is a `PostfixFault` with what the command said.
+Promises: every command is bounded in time; a table is asked by postmap(1), so the answer is the one that Postfix gets; a
+failure is a `PostfixError` with what the command said.
 Never: changes a Postfix, sends it mail, or reads its files where a command tells the same.
 """
 
@@ -15,10 +15,9 @@ from gatepost.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from typing import Final
 
-__all__ = ["SCRIPT", "Instance", "PostfixFault", "Service", "find", "program", "seconds", "service_of", "words"]
+__all__ = ["SCRIPT", "Instance", "PostfixError", "Service", "find", "program", "seconds", "service_of", "words"]
 
 #: What the argv of a service that hands messages to gatepost ends its second or third word with.
 SCRIPT: Final = os.path.join("gatepost_filter", "pipe.py")
@@ -33,7 +32,7 @@ _DEFAULT_UNITS: Final = {"maximal_queue_lifetime": "d", "bounce_queue_lifetime":
 _NAME, _TYPE, _UNPRIVILEGED, _CHROOT, _COMMAND = 0, 1, 3, 4, 7
 
 
-class PostfixFault(Exception):
+class PostfixError(Exception):
     """A command of Postfix failed; the text is what it said."""
 
 
@@ -76,9 +75,9 @@ class Instance(Value):
         return self.overrides.get((service, name), self.parameters.get(name, ""))
 
     def look_up(self, tables: str, *keys: str) -> str:
-        """The first answer of these tables to these keys, in Postfix's order: each table is asked for every key first.
+        """The first answer of these tables to these keys, in Postfix's order: every table for one key, then the next key.
 
-        "" where none has an answer. Raises PostfixFault for a table that cannot be asked.
+        "" where none has an answer. Raises PostfixError for a table that cannot be asked.
         """
         for key in keys:
             for table in words(tables):
@@ -90,7 +89,7 @@ class Instance(Value):
     def _postmap(self, table: str, key: str) -> str:
         status, said, complaint = run("postmap", "-c", self.folder, "-q", key, table)
         if complaint or status > 1:
-            raise PostfixFault(f"{table}: {complaint or f'postmap: exit status {status}'}")
+            raise PostfixError(f"{table}: {complaint or f'postmap: exit status {status}'}")
         return said.strip()
 
     def lists(self, value: str, domain: str) -> bool:
@@ -108,7 +107,7 @@ class Instance(Value):
         return False
 
     def seconds(self, name: str, service: str = "") -> float:
-        """A time; PostfixFault for a value that is none."""
+        """A time; PostfixError for a value that is none."""
         return seconds(self.parameter(name, service), name)
 
     def command(self, text: str) -> str:
@@ -118,13 +117,14 @@ class Instance(Value):
 
     def setting(self, assignment: str) -> str:
         """The commands that set a parameter of main.cf."""
-        return f"{self.command(f"postconf -e '{assignment}'")} && {self.command('postfix reload')}"
+        change = self.command(f"postconf -e '{assignment}'")
+        return f"{change} && {self.command('postfix reload')}"
 
 
 def find(folder: str, config: str) -> Instance | None:
     """The instance in `folder`; where that is "", the one that runs our script with `config`, else the host's default.
 
-    Looked at are the default instance and, as root, those that run. None: there is no Postfix. Raises PostfixFault.
+    Looked at are the default instance and, as root, those that run. None: there is no Postfix. Raises PostfixError.
     """
     if folder:
         return _read(folder)
@@ -135,7 +135,7 @@ def find(folder: str, config: str) -> Instance | None:
     for each in (default, *(other for other in _running() if other != default)):
         try:
             instance = _read(each)
-        except PostfixFault:
+        except PostfixError:
             continue
         if service_of(instance, config) is not None:
             return instance
@@ -172,7 +172,7 @@ def _running() -> list[str]:
 
 
 def _read(folder: str) -> Instance:
-    """Everything that three commands tell. Raises PostfixFault where one fails: Postfix itself would not start then."""
+    """Everything that three commands tell. Raises PostfixError where one fails: Postfix itself would not start then."""
     parameters, complaints = _told("-x", folder)
     services, more = _told("-M", folder)
     overrides, yet_more = _told("-Px", folder)
@@ -183,7 +183,7 @@ def _read(folder: str) -> Instance:
         made[service, rest.partition("/")[2]] = value
     return Instance(
         folder=os.path.abspath(folder),
-        parameters=dict((name.strip(), value.strip()) for name, _, value in (line.partition("=") for line in parameters)),
+        parameters={name.strip(): value.strip() for name, _, value in (line.partition("=") for line in parameters)},
         services=tuple(parse_service(line) for line in services),
         overrides=made,
         complaints=tuple(dict.fromkeys((*complaints, *more, *yet_more, *_told("-n", folder)[1]))),
@@ -193,7 +193,7 @@ def _read(folder: str) -> Instance:
 def _told(option: str, folder: str) -> tuple[list[str], list[str]]:
     status, said, complaint = run("postconf", "-c", folder, option)
     if status:
-        raise PostfixFault(complaint or f"postconf {option}: exit status {status}")
+        raise PostfixError(complaint or f"postconf {option}: exit status {status}")
     return [line for line in said.splitlines() if line.strip()], complaint.splitlines()
 
 
@@ -204,14 +204,17 @@ def parse_service(line: str) -> Service:
     rest = fields[_COMMAND + 1 :]
     while rest[:1] == ["-o"]:
         rest = rest[2:]
-    before = [word for word in rest]
-    argv: tuple[str, ...] = ()
-    for at, word in enumerate(rest):
-        if word.startswith("argv="):
-            before, argv = rest[:at], (word[5:], *rest[at + 1 :])
-            break
-    return Service(name=fields[_NAME], kind=fields[_TYPE], unprivileged=fields[_UNPRIVILEGED], chroot=fields[_CHROOT],
-                   command=fields[_COMMAND], attributes=dict(word.partition("=")[::2] for word in before), argv=argv)  # fmt: skip
+    at = next((number for number, word in enumerate(rest) if word.startswith("argv=")), len(rest))
+    before, argv = rest[:at], tuple(rest[at:])
+    return Service(
+        name=fields[_NAME],
+        kind=fields[_TYPE],
+        unprivileged=fields[_UNPRIVILEGED],
+        chroot=fields[_CHROOT],
+        command=fields[_COMMAND],
+        attributes=dict(word.partition("=")[::2] for word in before),
+        argv=(argv[0][5:], *argv[1:]) if argv else (),
+    )
 
 
 def words(value: str) -> list[str]:
@@ -220,12 +223,12 @@ def words(value: str) -> list[str]:
 
 
 def seconds(text: str, name: str) -> float:
-    """A time as postconf(5) has it. Raises PostfixFault."""
+    """A time as postconf(5) has it. Raises PostfixError."""
     number, unit = text.strip(), _DEFAULT_UNITS.get(name, "s")
     if number[-1:].lower() in _UNITS:
         number, unit = number[:-1], number[-1].lower()
     if not number.isdigit():
-        raise PostfixFault(f"{name} = {text}: is no time")
+        raise PostfixError(f"{name} = {text}: is no time")
     return float(int(number) * _UNITS[unit])
 
 
@@ -235,13 +238,20 @@ def program(name: str) -> str | None:
 
 
 def run(name: str, *arguments: str) -> tuple[int, str, str]:
-    """Exit status, standard output, standard error. Raises PostfixFault where it is not there or does not end."""
+    """Exit status, standard output, standard error. Raises PostfixError where it is not there or does not end."""
     path = program(name)
     if path is None:
-        raise PostfixFault(f"{name} is not in {_PATH}")
+        raise PostfixError(f"{name} is not in {_PATH}")
     try:
-        done = subprocess.run([path, *arguments], capture_output=True, stdin=subprocess.DEVNULL, cwd="/", timeout=_PATIENCE,  # noqa: S603
-                              check=False, env={"PATH": _PATH, "LC_ALL": "C"})  # fmt: skip
+        done = subprocess.run(  # noqa: S603 - Postfix's own commands
+            [path, *arguments],
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            cwd="/",
+            timeout=_PATIENCE,
+            check=False,
+            env={"PATH": _PATH, "LC_ALL": "C"},
+        )
     except subprocess.TimeoutExpired as error:
-        raise PostfixFault(f"{name} {' '.join(arguments)}: did not end in {_PATIENCE} s") from error
+        raise PostfixError(f"{name} {' '.join(arguments)}: did not end in {_PATIENCE} s") from error
     return done.returncode, done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace").strip()

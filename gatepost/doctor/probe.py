@@ -98,8 +98,15 @@ def _two(subject: Subject, asked: _Asked) -> Questions:
     if name not in sinks_in_use(subject):
         return ((f"probe:{name}", lambda: not_used("no route delivers to it")),)
     if asked.sink.format == "raw":
-        return ((f"probe:{name}", lambda: unknown("an app that takes format: raw would take a probe for mail: none was sent",
-                                                  "send it a message, and see that the app refuses one without signature")),)  # fmt: skip
+        return (
+            (
+                f"probe:{name}",
+                lambda: unknown(
+                    "an app that takes format: raw would take a probe for mail: none was sent",
+                    "send it a message, and see that the app refuses one without signature",
+                ),
+            ),
+        )
     return (
         (f"probe:{name}", subject.as_owner(lambda: _taken(asked))),
         (f"probe-signature:{name}", subject.as_owner(lambda: _refused(asked))),
@@ -116,7 +123,9 @@ def _taken(asked: _Asked) -> Verdict:
     if outcome.kind == "refused":
         return warn(shown, "a probe is no message: answer 2xx to events that the app does not know")
     if outcome.kind == "cannot-take":
-        return fail(shown, "answer 2xx to events that the app does not know (docs/webhook.md); is the body read as it was sent?")
+        return fail(
+            shown, "answer 2xx to events that the app does not know (docs/webhook.md); is the body read as it was sent?"
+        )
     if outcome.kind == "misconfigured":
         return fail(f"{shown}: mail waits in the queue", "mend the sink's url or secret, or the app's rules for this URL")
     if outcome.kind == "unavailable":
@@ -131,8 +140,11 @@ def _clocks(answer: Answer, shown: str) -> Verdict:
     except (ValueError, OverflowError):
         return ok(shown)
     if abs(off) > _CLOCKS:
-        return warn(f"{shown}; its clock is {abs(off):.0f} s {'behind' if off > 0 else 'ahead of'} ours: an app that checks"
-                    " webhook-timestamp will refuse mail", "set both clocks, and keep them set (NTP)")  # fmt: skip
+        return warn(
+            f"{shown}; its clock is {abs(off):.0f} s {'behind' if off > 0 else 'ahead of'} ours: an app that checks"
+            " webhook-timestamp will refuse mail",
+            "set both clocks, and keep them set (NTP)",
+        )
     return ok(shown)
 
 
@@ -145,8 +157,10 @@ def _refused(asked: _Asked) -> Verdict:
     if 200 <= answer.status < 300:
         if _somebody_else(asked):
             return unknown(f"{shown}, but who answers is not the app", "see the other probe")
-        return fail(f"{shown}: the app does not verify signatures, so whoever knows its URL can give it mail",
-                    "verify webhook-signature before anything else: docs/webhook.md, docs/receiver.md (verify_webhook)")  # fmt: skip
+        return fail(
+            f"{shown}: the app does not verify signatures, so whoever knows its URL can give it mail",
+            "verify webhook-signature before anything else: docs/webhook.md, docs/receiver.md (verify_webhook)",
+        )
     if answer.status in (400, 401, 403):
         return ok(shown)
     if 300 <= answer.status < 400 or answer.status in (404, 410):
@@ -157,4 +171,8 @@ def _refused(asked: _Asked) -> Verdict:
 def _somebody_else(asked: _Asked) -> bool:
     """Whether the well-signed probe met a login page, a redirect, or nothing at this URL."""
     probe_id, answer, _ = asked.answer(well_signed=True)
-    return answer is not None and judge(answer, probe_id, confirm=False).kind == "misconfigured" and answer.status not in (401, 403)
+    return (
+        answer is not None
+        and judge(answer, probe_id, confirm=False).kind == "misconfigured"
+        and answer.status not in (401, 403)
+    )

@@ -30,8 +30,10 @@ PATIENCE: Final = 10.0
 
 def questions(subject: Subject) -> Questions:
     """One for each sink, in the order of the configuration."""
-    return tuple((f"sink:{sink.name}", subject.as_owner(lambda sink=sink: _sink(subject, sink)))  # type: ignore[misc]
-                 for sink in subject.sound.sinks)  # fmt: skip
+    return tuple(
+        (f"sink:{sink.name}", subject.as_owner(lambda sink=sink: _sink(subject, sink)))  # type: ignore[misc]
+        for sink in subject.sound.sinks
+    )
 
 
 def sinks_in_use(subject: Subject) -> frozenset[str]:
@@ -60,8 +62,10 @@ def _webhook(subject: Subject, sink: Sink) -> Verdict:
     except WireError as error:
         mend = "is the app running, and its port open for this host?"
         if error.kind == "misconfigured":
-            mend = (f"mend the app's certificate, or the sink's url and ca_file in {subject.config};"
-                    f" look with: openssl s_client -connect {sink.target.partition('://')[2].partition('/')[0]}")  # fmt: skip
+            mend = (
+                f"mend the app's certificate, or the sink's url and ca_file in {subject.config};"
+                f" look with: openssl s_client -connect {sink.target.partition('://')[2].partition('/')[0]}"
+            )
         return fail(f"{_shown(sink.target)}: {error}: mail waits in the queue", mend)
     how = "over TLS, its certificate is good" if url.secure else "without TLS"
     asked = "" if subject.probe else "; gatepost doctor --probe asks whether it is the app"
@@ -86,11 +90,15 @@ def _maildir(folder: str) -> Verdict:
         if part and not os.path.lexists(place) and os.access(folder, os.W_OK | os.X_OK):
             continue
         if not os.path.isdir(place):
-            return fail(f"{place}: is no folder: mail waits in the queue", f"move it away, then install -d -o {who} -m 0700 {place}")
+            return fail(
+                f"{place}: is no folder: mail waits in the queue", f"move it away, then install -d -o {who} -m 0700 {place}"
+            )
         needed = os.W_OK | os.X_OK | (os.R_OK if part else 0)
         if not os.access(place, needed):
-            return fail(f"{place}: {who} may not write there: mail waits in the queue",
-                        f"chown -R {who}: {folder}; chmod -R u+rwX {folder}; is it mounted read-only?")  # fmt: skip
+            return fail(
+                f"{place}: {who} may not write there: mail waits in the queue",
+                f"chown -R {who}: {folder}; chmod -R u+rwX {folder}; is it mounted read-only?",
+            )
     return ok(f"{folder}: {who} may write to it")
 
 
@@ -100,15 +108,19 @@ def _command(argv: tuple[str, ...]) -> Verdict:
         return fail("it has no program", "name one: command: [/path/to/program]")
     program, who = argv[0], name_of(os.geteuid())
     if not os.path.isfile(program):
-        return fail(f"{program}: there is no such file, or {who} cannot reach it: mail waits in the queue", "mend the sink's command")
+        return fail(
+            f"{program}: there is no such file, or {who} cannot reach it: mail waits in the queue", "mend the sink's command"
+        )
     if not os.access(program, os.X_OK):
         return fail(f"{program}: {who} may not run it: mail waits in the queue", f"chmod a+rx {program}")
     with open(program, "rb") if os.access(program, os.R_OK) else open(os.devnull, "rb") as file:
         first = file.readline(256)
     interpreter = first[2:].split()[:1] if first.startswith(b"#!") else []
     if interpreter and not os.access(interpreter[0], os.X_OK):
-        return fail(f"{program}: its interpreter {os.fsdecode(interpreter[0])} is not there: mail waits in the queue",
-                    "mend the program's first line")  # fmt: skip
+        return fail(
+            f"{program}: its interpreter {os.fsdecode(interpreter[0])} is not there: mail waits in the queue",
+            "mend the program's first line",
+        )
     if os.stat(program).st_mode & 0o002:
         return warn(f"{program}: anybody can change it", f"chmod o-w {program}")
     return ok(f"{program}: {who} may run it")

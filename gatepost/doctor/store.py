@@ -73,8 +73,10 @@ def _folder(subject: Subject) -> Verdict:
         return warn(f"{shown}: others can look in", f"chmod 0700 {store}")
     kind = _file_system(store)
     if kind in _REMOTE:
-        return warn(f"{store} is on {kind}: the ledger needs locks and shared memory that only a local disk has",
-                    "move the store to a local disk: docs/store.md, Moving")  # fmt: skip
+        return warn(
+            f"{store} is on {kind}: the ledger needs locks and shared memory that only a local disk has",
+            "move the store to a local disk: docs/store.md, Moving",
+        )
     return ok(shown)
 
 
@@ -105,8 +107,10 @@ def _files(subject: Subject) -> Verdict:
         elif found.st_mode & stat.S_IRWXO and not stat.S_ISLNK(found.st_mode) and _ours(entry):
             open_ones.append(f"{entry.path} (mode {mode_of(found.st_mode)})")
     if foreign:
-        return fail(f"not {name_of(owner)}'s, as left by somebody who worked as another user: {_some(foreign)}",
-                    f"chown -R {name_of(owner)}: {store}")  # fmt: skip
+        return fail(
+            f"not {name_of(owner)}'s, as left by somebody who worked as another user: {_some(foreign)}",
+            f"chown -R {name_of(owner)}: {store}",
+        )
     if open_ones:
         return warn(f"readable or writable for others: {_some(open_ones)}", f"chmod -R go-rwx {store}")
     return ok(f"{seen} files, all {name_of(owner)}'s" + (" (no more were looked at)" if seen >= _MOST_FILES else ""))
@@ -177,8 +181,10 @@ def _ledger(subject: Subject) -> Verdict:
     finally:
         database.close()
     if youngest > subject.now + subject.sound.timing.lease:
-        return warn(f"{path}: has rows of {_at(youngest)}, which is yet to come: the clock was ahead, or is behind now",
-                    "let the host set its clock (NTP) before Postfix starts")  # fmt: skip
+        return warn(
+            f"{path}: has rows of {_at(youngest)}, which is yet to come: the clock was ahead, or is behind now",
+            "let the host set its clock (NTP) before Postfix starts",
+        )
     return ok(f"{path}: whole; deliveries: {rows}, of these not finished: {unfinished}")
 
 
@@ -191,8 +197,10 @@ def _leases(subject: Subject) -> Verdict:
     ahead = [until for (until,) in rows if until > now + 2 * lease]
     over = len(rows) - len(held) - len(ahead)
     if ahead:
-        return warn(f"{len(ahead)} leases end later than any could (at {_at(max(ahead))}): the clock was ahead when they began",
-                    "let the host set its clock (NTP); they count as over, mail is not held up")  # fmt: skip
+        return warn(
+            f"{len(ahead)} leases end later than any could (at {_at(max(ahead))}): the clock was ahead when they began",
+            "let the host set its clock (NTP); they count as over, mail is not held up",
+        )
     return ok(f"runs at work: {len(held)}; left by runs that were killed, and taken over when Postfix tries again: {over}")
 
 

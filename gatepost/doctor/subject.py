@@ -59,8 +59,10 @@ class Subject(Value):
         def asked() -> Verdict:
             owner = self.owner
             if owner not in (-1, os.geteuid()):
-                return unknown(f"this runs as {name_of(os.geteuid())}, and the store belongs to {name_of(owner)}",
-                               "run gatepost doctor as root")  # fmt: skip
+                return unknown(
+                    f"this runs as {name_of(os.geteuid())}, and the store belongs to {name_of(owner)}",
+                    "run gatepost doctor as root",
+                )
             return question()
 
         return asked

@@ -63,7 +63,7 @@ def _match(key: bytes, program: tuple[Instruction, ...]) -> list[tuple[int, int]
     while ways:
         at, place, marks = ways.pop()
         while not been[at * (length + 1) + place]:
-            pass
+            been[at * (length + 1) + place] = 1
             what, one, other = program[at]
             if what == SET:
                 if place == length or not one >> key[place] & 1:

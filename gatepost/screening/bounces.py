@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from gatepost.decision import Finding
 from gatepost.mail.recipient import recipient
-from gatepost.screening.subjects import BOUNCE, MAYBE_BOUNCE, begins_with, folded
+from gatepost.screening.subjects import BOUNCE, MAYBE_BOUNCE, folded, is_bounce
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,11 +34,12 @@ _POSTMASTERS: Final = (
     "postmaster", "mdaemon", "maildelivery", "maildeliverysystem", "maildeliverysubsystem", "maildeliveryservice", "doublebounce",
     "mailsystem", "postoffice", "mailmarshal", "interscan", "mailadmin", "mailmaster", "systemadministrator", "mailrouter",
 )  # fmt: skip
-#: Local parts and the beginnings of names that make a message worth a look inside, and nothing more.
+#: Local parts that make a message worth a look inside, and nothing more.
 _SUSPECTS: Final = (
     "admin", "administrator", "sysadmin", "root", "daemon", "mail", "mailserver", "mailgateway", "mailgate", "smtp", "exchange",
-    "system", "bounce", "bounces", "noreply", "donotreply", "autoreply", "autoresponder", "server", "support", "delivery", "notice",
+    "system", "bounce", "bounces", "noreply", "donotreply", "autoreply", "autoresponder",
 )  # fmt: skip
+#: How display names of mail systems begin.
 _SYSTEM_NAMES: Final = (
     "mail delivery", "mail deliver", "maildelivery", "mailer-daemon", "mailer daemon", "postmaster", "electronic postmaster",
     "mail administrator", "system administrator", "systemadministrator", "internet mail delivery", "mail system", "mail router",
@@ -139,7 +140,7 @@ def _postmaster(_envelope: Envelope, message: Message) -> Iterator[Finding]:
 
 def _subject(_envelope: Envelope, message: Message) -> Iterator[Finding]:
     """Second. A subject that mail programs print (`subjects.BOUNCE`). People copy it when they ask about a bounce."""
-    if begins_with(folded(message.subject).lstrip("]"), BOUNCE):
+    if is_bounce(message.subject):
         yield _weak("bounce-subject", f"Subject: {message.subject[:60]}")
 
 
@@ -148,14 +149,13 @@ DETECTORS: Final[tuple[Detector, ...]] = (
     _report, _mailer_daemon, _exchange_system, _report_fields, _null_sender, _null_return_path, _postmaster, _subject,
 )  # fmt: skip
 
-#: Which weak findings decide when they meet. bounce-subject with x-auto-response-suppress is Exchange's, with noreply-sender
-#: that of services that report from there. Not among them: null-return-path with anything a list or a resending person leaves.
+#: Which weak findings decide when they meet: two looks at different things. bounce-subject with noreply-sender is what services
+#: send that report from there.
 TOGETHER: Final = (
     ("postmaster-sender", "bounce-subject"),
     ("postmaster-sender", "null-return-path"),
     ("bounce-subject", "null-return-path"),
     ("bounce-subject", "noreply-sender"),
-    ("bounce-subject", "x-auto-response-suppress"),
 )
 
 
@@ -173,7 +173,7 @@ def find(envelope: Envelope, message: Message) -> tuple[Finding, ...]:
 
 def _look_inside(message: Message, found: dict[str, Finding]) -> Iterator[Finding]:
     """What the text says, where something outside makes it worth a look. An answer or a forwarded message is a person's."""
-    subject = folded(message.subject).lstrip("]")
+    subject = folded(message.subject)
     before_colon, colon, _ = subject.partition(":")
     if colon and before_colon.rstrip("0123456789[]() ") in _ANSWERS and "null-return-path" not in found:
         return
@@ -187,7 +187,7 @@ def _look_inside(message: Message, found: dict[str, Finding]) -> Iterator[Findin
 def _is_suspect(message: Message) -> bool:
     """May the sender be a program's address? No sender at all counts as one."""
     first = message.from_.list[:1]
-    return not first or _plain(recipient(first[0].address).local).startswith(_SUSPECTS)
+    return not first or _plain(recipient(first[0].address).local) in _SUSPECTS
 
 
 def _plain(local: str) -> str:

@@ -13,21 +13,26 @@ from gatepost.value import Value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from gatepost.decision import Envelope
+    from gatepost.mail.headers import Field
     from gatepost.mail.message import Message
     from gatepost.mail.received import Received
 
-__all__ = ["Passage", "passage"]
+__all__ = ["Passage", "ours", "passage"]
 
 #: A content filter on the same host writes one of these between two Received fields of ours.
 _LOCALHOST = ("localhost", "localhost.localdomain")
 
 
 class Passage(Value):
-    """`hosts`: our names, lower case. `own`: how many Received fields, from the top, this passage wrote. `fields`: all."""
+    """`hosts`: our names, lower case. `own`: how many Received fields, from the top, this passage wrote. `fields`: all.
+
+    `trusted`: is the host that took the message from the stranger, the lowest of ours, one of the configured names?
+    """
 
     hosts: tuple[str, ...]
     own: int
     fields: tuple[Received, ...]
+    trusted: bool = False
 
 
 def passage(envelope: Envelope, message: Message, trusted: tuple[str, ...], limit: int) -> Passage:
@@ -39,4 +44,21 @@ def passage(envelope: Envelope, message: Message, trusted: tuple[str, ...], limi
     own = 0
     while own < len(fields) and (fields[own].by in hosts or (own and fields[own].by in _LOCALHOST)):
         own += 1
-    return Passage(hosts=tuple(hosts), own=own, fields=fields)
+    border = next((field.by for field in reversed(fields[:own]) if field.by not in _LOCALHOST), "")
+    return Passage(hosts=tuple(hosts), own=own, fields=fields, trusted=border in trusted)
+
+
+def ours(message: Message, hops: Passage) -> tuple[Field, ...]:
+    """The fields that hosts of ours may have written: those above the first Received that is not ours.
+
+    None where the host at the border is not a `trusted` one. A sender can put a field there by sending no Received at all:
+    a trusted host takes away what claims to be its own (RFC 8601 5), and that is what trusting it means.
+    """
+    if not hops.trusted:
+        return ()
+    received = 0
+    for at, field in enumerate(message.headers.fields):
+        received += field.name == "received"
+        if received > hops.own:
+            return message.headers.fields[:at]
+    return message.headers.fields

@@ -66,7 +66,7 @@ VACATION: Final[dict[str, tuple[str, ...]]] = {
     "vi": ("trả lời tự động", "thư trả lời tự động"),
     "id": ("balasan otomatis",),
     "hi": ("स्वचालित उत्तर", "स्वतः उत्तर"),
-    "ja": ("自動応答", "自動返信", "不在通知", "不在", "【自動返信】", "【自動応答】"),
+    "ja": ("自動応答", "自動返信", "不在通知", "不在"),
     "zh": ("自动答复", "自动回复", "自動回覆", "自動回復", "自動答覆", "不在办公室", "不在辦公室", "外出"),
     "ko": ("자동 회신", "자동 응답", "자동응답", "자동회신", "부재 중", "부재중"),
 }  # fmt: skip
@@ -75,32 +75,29 @@ VACATION: Final[dict[str, tuple[str, ...]]] = {
 BOUNCE: Final = (
     # sendmail, Postfix, Exim, qmail, smail, Courier, OpenSMTPD, DragonFly, James
     "returned mail", "undelivered mail returned to sender", "mail delivery failed", "mail delivery failure", "failure notice",
-    "delivery status notification", "mail delivery status report", "mail failure", "mail delivery problem",
-    "warning: could not send message", "warning: message", "delayed mail", "postmaster notify", "postmaster copy",
-    "notice: mail delivery status", "mail delivery error", "mail delivery delayed", "message delivery has failed",
-    "message delivery failure", "message delivery delay", "message delivery failed", "[bounce]", "successful mail delivery report",
-    "mail delivery deferred", "mail delivery notification",
+    "delivery status notification", "mail delivery status report", "mail failure", "warning: could not send message",
+    "delayed mail", "postmaster notify", "postmaster copy", "notice: mail delivery status", "message delivery has failed",
+    "message delivery failure", "message delivery failed", "bounce]", "successful mail delivery report",
     # Exchange, Outlook, in the languages that they print
-    "undeliverable", "delivery has failed", "delivery delayed", "delivery is delayed",
-    "unzustellbar", "nicht zustellbar", "non remis", "non distribuable", "no se puede entregar", "no entregado", "onbestelbaar",
-    "non recapitabile", "non recapitato", "não é possível entregar", "não entregue", "kan inte levereras", "det går inte att leverera",
-    "kan ikke leveres", "ikke leveret", "toimittaminen epäonnistui", "ei voi toimittaa", "nie można dostarczyć", "niedostarczone",
-    "nedoručitelné", "nedoručiteľné", "nem kézbesíthető", "kézbesíthetetlen", "nelivrabil", "teslim edilemedi", "teslim edilemiyor",
-    "не удается доставить", "недоставленное", "недоставлено", "не доставлено", "配信不能", "配信できませんでした", "未送达",
-    "无法投递", "无法送达", "無法傳遞", "無法送達", "배달되지 않음", "배달할 수 없음", "notification d'état de remise",
-    "notificación de estado de entrega", "zustellungsstatus", "unzustellbare nachricht", "échec de la remise", "échec de remise",
+    "undeliverable", "delivery has failed", "delivery is delayed", "unzustellbar", "nicht zustellbar", "non remis",
+    "non distribuable", "no se puede entregar", "no entregado", "onbestelbaar", "non recapitabile", "non recapitato",
+    "não é possível entregar", "não entregue", "kan inte levereras", "det går inte att leverera", "kan ikke leveres",
+    "ikke leveret", "toimittaminen epäonnistui", "ei voi toimittaa", "nie można dostarczyć", "niedostarczone", "nedoručitelné",
+    "nedoručiteľné", "nem kézbesíthető", "kézbesíthetetlen", "nelivrabil", "teslim edilemedi", "teslim edilemiyor",
+    "не удается доставить", "недоставленное", "недоставленное сообщение", "недоставлено", "не доставлено", "配信不能",
+    "配信できませんでした", "未送达", "无法投递", "无法送达", "無法傳遞", "無法送達", "배달되지 않음", "배달할 수 없음",
+    "notification d'état de remise", "notificación de estado de entrega", "zustellungsstatus", "unzustellbare nachricht",
+    "échec de la remise", "échec de remise",
     # Domino, GroupWise, MDaemon, MailEnable, IMail, InterScan, Mimecast and services
-    "delivery failure", "delivery failed", "delivery notification", "delivery report", "non-delivery report", "non-delivery notice",
-    "nondeliverable mail", "nondelivery report", "message status - undeliverable", "permanent delivery failure",
-    "[postmaster] email delivery failure", "email delivery failure", "mail system error", "mail could not be delivered",
+    "delivery failure", "delivery failed", "delivery notification: delivery has failed", "mail system error - returned mail",
+    "non-delivery report", "non-delivery notice", "nondeliverable mail", "nondelivery report", "message status - undeliverable",
+    "permanent delivery failure", "postmaster] email delivery failure", "email delivery failure", "mail could not be delivered",
     "message could not be delivered", "your message could not be delivered", "sorry, your message could not be delivered",
-    "your mail could not be delivered", "mail returned", "message undeliverable", "mail undeliverable", "undelivered mail",
-    "undeliverable mail", "undeliverable message", "undeliverable e-mail", "undeliverable email", "undelivered message",
-    "undelivered", "there was an error sending your mail", "complaint about message from", "email feedback report",
-    "delivery of your message", "message not delivered", "mail not delivered", "email not delivered", "bounced mail",
-    "bounced message", "fail to deliver", "delivery problem", "system error", "rückläufer", "zustellung fehlgeschlagen",
+    "your mail could not be delivered", "message undeliverable", "mail undeliverable", "undeliverable mail",
+    "undeliverable message", "undeliverable e-mail", "undeliverable email", "there was an error sending your mail",
+    "complaint about message from", "email feedback report", "fail to deliver", "rückläufer", "zustellung fehlgeschlagen",
     "mail delivery failed: returning message to sender", "returning message to sender", "メール配信に失敗", "メール配信エラー",
-    "配信エラー", "系统退信", "退信", "退信通知", "系統退信", "來自系統的退信", "来自系统的退信", "non delivery",
+    "配信エラー", "系统退信", "退信", "退信通知", "系統退信", "來自系統的退信", "来自系统的退信",
 )  # fmt: skip
 
 #: Beginnings that only give reason to look inside: people write these as well, and programs go on after them with a text.
@@ -110,13 +107,13 @@ MAYBE_BOUNCE: Final = (
     "returned", "return", "warning", "notice", "error", "mail system", "user unknown", "unknown user", "no such user", "postmaster",
     "message from", "message", "mail", "your mail", "your message", "your email", "your e-mail", "rejected", "refused", "blocked",
     "delayed", "delay", "sorry", "unzustell", "nicht zugestellt", "zustell", "fehler", "échec", "non remise", "retour", "mensagem",
-    "mensaje", "não foi", "problem", "**message you sent", "*** ", "[mail", "undeliv", "complaint", "abuse report", "配信", "退信",
+    "mensaje", "não foi", "problem", "message you sent", "undeliv", "complaint", "abuse report", "配信", "退信",
     "メール", "エラー", "送信", "投递", "nondeliver", "non-deliver", "rejection", "couldn't deliver", "invalid", "server",
 )  # fmt: skip
 
 _PHRASES: Final = tuple({phrase for phrases in VACATION.values() for phrase in phrases})
 #: What may stand behind a machine's words: then the answered subject follows, or nothing.
-_ENDS: Final = (":", "\N{FULLWIDTH COLON}", "(", "[", "]", "-", "\N{EN DASH}", "\N{EM DASH}", "!", ".", ";", "|", '"',
+_ENDS: Final = (":", "\N{FULLWIDTH COLON}", "(", "[", "]", "-", "\N{EN DASH}", "\N{EM DASH}", "!", ".", ";", "|", "/", '"',
                 "\N{RIGHT BLACK LENTICULAR BRACKET}")
 _IN_FRONT: Final = " \t\"'*<([\N{LEFT BLACK LENTICULAR BRACKET}"
 
@@ -130,7 +127,7 @@ def begins_with(subject: str, phrases: tuple[str, ...]) -> bool:
     """Does the folded subject begin with one of them, and end there as a machine's words end?"""
     if not subject.startswith(phrases):
         return False
-    rests = [subject[len(phrase) :].lstrip() for phrase in phrases if subject.startswith(phrase)]
+    rests = [subject[len(phrase.rstrip("]")) :].lstrip() for phrase in phrases if subject.startswith(phrase)]
     return any(not rest or rest.startswith(_ENDS) for rest in rests)
 
 
@@ -141,4 +138,4 @@ def is_vacation(subject: str) -> bool:
 
 def is_bounce(subject: str) -> bool:
     """Does it begin as a bounce's does?"""
-    return begins_with(folded(subject).lstrip("]"), BOUNCE)
+    return begins_with(folded(subject), BOUNCE)

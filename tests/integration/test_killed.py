@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
 
@@ -36,6 +35,8 @@ KILLS_EACH = 4
 ROUND = 250
 #: Runs at once; the machine may have two cores.
 AT_ONCE = 2
+#: Pairs of runs at once.
+PAIRS = 50
 SEED = 20261121
 #: Seconds. A killed run's lease ends soon, and is longer than the deadline all the same.
 SHORT, LONG = "timing: {deadline: 3s, lease: 3.2s}\n", "timing: {deadline: 30s, lease: 31s}\n"
@@ -283,8 +284,10 @@ def assert_ledger_is_sound(bench: Bench, count: int) -> None:
 
 def ended(process: subprocess.Popen[bytes]) -> Run:
     """How it ended, once it has."""
-    output, _ = process.communicate(timeout=60)
-    return Run(process.returncode, output.decode("ascii").rstrip("\n"))
+    with process:
+        assert process.stdout is not None
+        line = process.stdout.read().decode("ascii").rstrip("\n")
+    return Run(process.returncode, line)
 
 
 def first_to_end(processes: Sequence[subprocess.Popen[bytes]]) -> int:
