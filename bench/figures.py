@@ -66,9 +66,9 @@ FIGURES: Final = (
     # hostile input
     Figure("parser_inputs", "hostile inputs, each at scale 1 and 10"),
     Figure("parser_exceptions", "exceptions", aim="at most", limit=0),
-    Figure("parser_worst_10x", "the largest time at scale 10 over that at scale 1", aim="at most", limit=15),
+    Figure("parser_worst_10x", "the largest processor time at scale 10 over that at scale 1", aim="at most", limit=15),
     Figure("parser_worst_10x_input", "the input that has it"),
-    Figure("parser_slowest_seconds", "the longest time at scale 10", "s", "at most", 1.0),
+    Figure("parser_slowest_seconds", "the longest processor time at scale 10", "s", "at most", 1.0),
     Figure("parser_slowest_input", "the input that has it"),
     Figure("parser_peak_rss_mb", "most memory of a fresh process that reads and judges one input", "MB", "at most", 150),
     Figure("parser_peak_rss_input", "the input that has it"),

@@ -1,7 +1,7 @@
 """Messages a second through a real Postfix: the pipe script with a webhook and a Maildir, against a pipe that does nothing.
 
-Promises: the three take turns, so that what else the machine does hits all alike; a turn counts only if Postfix's log, our own
-log and the sink agree that every message of it was delivered, and only once.
+Promises: the three take turns, so that a burst of other work spoils a round and not one pipe's figure; a turn counts only if
+Postfix's log, our own log and the sink agree that every message of it was delivered, and only once.
 Never: compares figures of two runs.
 """
 

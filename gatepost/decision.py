@@ -65,11 +65,15 @@ class Step(Value):
 
 
 class Key(Value):
-    """A key that was found and checked: as it stood (lower case), what it names, what came with it."""
+    """A key that was found and checked: as it stood (lower case), what it names, what came with it.
+
+    `kind`: of a format that has several (docs/key-formats.md), else "".
+    """
 
     raw: str
     subject: str
     options: tuple[str, ...] = ()
+    kind: str = ""
 
 
 class Thread(Value):
@@ -162,6 +166,11 @@ RULES: Final[dict[str, Rule]] = {
         status="2.0.0",
         text="kept for a person",
         meaning="first seen more than give_up_after ago: parked whole before Postfix would bounce it",
+    ),
+    "limit": Rule(
+        status="4.7.1",
+        text="Too many messages, try later",
+        meaning="more came for the key, from the sender or to the route than `limits:` lets pass; the next try asks again",
     ),
     "in-flight": Rule(
         status="4.3.2", text="Already being delivered, try later", meaning="another run of the same message holds the lease"

@@ -5,8 +5,8 @@ version reads what this one wrote (unknown lines are passed over).
 Never: JSON. `json` brings `re` and costs every message 6 ms, and nobody but `thaw` reads this
 (docs/decisions/0001-start-up-is-the-cost.md).
 
-One line for each part, its fields between tabs: `decision`, `key`, `thread`, `sender`, and a `finding` for each. Within a field tabs,
-line ends, backslashes and everything that is not printable ASCII are escaped as Python escapes them.
+One line for each part, its fields between tabs: `decision`, `key`, `kind`, `thread`, `sender`, and a `finding` for each. Within a
+field tabs, line ends, backslashes and everything that is not printable ASCII are escaped as Python escapes them.
 """
 
 from __future__ import annotations
@@ -28,14 +28,21 @@ def freeze(decision: Decision) -> str:
     parts: list[tuple[str, ...]] = [("decision", *verdict)]
     if decision.key is not None:
         parts.append(("key", decision.key.raw, decision.key.subject, *decision.key.options))
+        if decision.key.kind:
+            parts.append(("kind", decision.key.kind))
     if decision.thread is not None:
         parts.append(("thread", decision.thread.found_in, decision.thread.parent_message_id))
     if decision.sender != Sender():
         sender = decision.sender
         parts.append(("sender", sender.verified, sender.by, "mail-from" if sender.mail_from_verified else ""))
-    for each in decision.findings:
-        parts.append(("finding", each.slug, each.family, each.evidence, *(["second"] if each.strength == "second" else [])))
+    parts += [_finding(each) for each in decision.findings]
     return "\n".join("\t".join(unicode_escape_encode(field)[0].decode("ascii") for field in part) for part in parts)
+
+
+def _finding(finding: Finding) -> tuple[str, ...]:
+    """A finding's line; its strength stands there only where it does not decide alone."""
+    line = ("finding", finding.slug, finding.family, finding.evidence)
+    return line if finding.strength == "alone" else (*line, finding.strength)
 
 
 def thaw(text: str) -> Decision:
@@ -49,6 +56,9 @@ def thaw(text: str) -> Decision:
         elif name == "key":
             raw, subject, *options = fields
             found["key"] = Key(raw=raw, subject=subject, options=tuple(options))
+        elif name == "kind" and "key" in found:
+            (kind,) = fields
+            found["key"] = found["key"].replace(kind=kind)
         elif name == "thread":
             found_in, parent = fields
             found["thread"] = Thread(found_in=found_in, parent_message_id=parent)

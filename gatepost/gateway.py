@@ -22,6 +22,7 @@ from gatepost.screening.passage import passage
 from gatepost.sinks import deliver
 from gatepost.sinks.delivery import Delivery
 from gatepost.stores.ledger import Claim, Ledger
+from gatepost.stores.limits import counters_for
 from gatepost.value import Value
 
 TYPE_CHECKING = False
@@ -32,9 +33,10 @@ if TYPE_CHECKING:
     from gatepost.mail.message import Message
     from gatepost.settings import Route, Settings
     from gatepost.sinks.delivery import Outcome
+    from gatepost.stores.limits import Counter
     from gatepost.stores.parked import Parked
 
-__all__ = ["Gateway", "Receipt", "delivery_id", "facts_for", "first_seen", "read_revoked"]
+__all__ = ["Gateway", "Receipt", "delivery_id", "facts_for", "first_seen", "read_list", "read_revoked"]
 
 #: Rows live twice as long as a queue entry may (Postfix's maximal_queue_lifetime is 5 days).
 KEEP_ROWS: Final = 10 * 86_400.0
@@ -103,10 +105,21 @@ def read_revoked(route: Route | None) -> bytes:
     return content
 
 
+def read_list(route: Route | None) -> bytes:
+    """The file of a route's list of keys. Raises GatepostError where it cannot be read: without it every key would be refused."""
+    if route is None or route.keys is None or not route.keys.file:
+        return b""
+    try:
+        with open(route.keys.file, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise GatepostError(f"{route.keys.file}: {error.strerror}: the route's list of keys must be there") from error
+
+
 def facts_for(envelope: Envelope, settings: Settings, now: float) -> policy.Facts:
     """What the world outside says of this envelope, at this time (Unix seconds)."""
     route, _ = policy.route_for(recipient(envelope.recipient), settings)
-    return policy.Facts(now=now, revoked=read_revoked(route))
+    return policy.Facts(now=now, revoked=read_revoked(route), listed=read_list(route))
 
 
 class Gateway:
@@ -150,15 +163,15 @@ class Gateway:
         ledger = self._ledger()
         id_ = delivery_id(ledger.host_id, envelope, message)
         still_whole()
-        claim = ledger.claim(
-            id_,
-            now=started,
-            lease=settings.timing.lease,
-            judgement=freeze(verdict),
-            queue_id=envelope.queue_id,
-            sender=envelope.sender,
-            recipient=recipient(envelope.recipient).final_form,
-        )
+        claim = self._claim(id_, envelope, verdict, started, self._counters(envelope, message, verdict))
+        if claim.state == "limited":
+            waited = first_seen(envelope, claim.first_seen, started)
+            verdict = policy.over_limit(
+                claim.limit, claim.until, verdict=verdict, first_seen=waited, settings=settings, now=started
+            )
+            if verdict.action == "defer":
+                return Receipt(decision=verdict, id=id_, attempt=claim.attempts)
+            claim = self._claim(id_, envelope, verdict, started, ())  # given up: asks no limit, counts in none
         if claim.state == "busy":
             busy = rule_decision("defer", "in-flight", route=verdict.route)
             return Receipt(decision=busy, id=id_, attempt=claim.attempts)
@@ -167,6 +180,34 @@ class Gateway:
         if claim.attempts > 1:
             verdict = _thaw(claim.judgement).replace(trace=verdict.trace)
         return self._carry_out(_Job(id_, claim, envelope, message, facts, verdict), deadline, still_whole)
+
+    def _counters(self, envelope: Envelope, message: Message, verdict: Decision) -> tuple[Counter, ...]:
+        """Only what every other rule accepts is counted."""
+        if verdict.action != "accept":
+            return ()
+        people = message.from_.list
+        return counters_for(
+            self.settings.limits,
+            key=verdict.key.raw if verdict.key is not None else "",
+            route=verdict.route,
+            sender=people[0].address if len(people) == 1 else "",
+            sender_verified=verdict.sender.verified,
+            client_address=envelope.client_address,
+        )
+
+    def _claim(
+        self, id_: str, envelope: Envelope, verdict: Decision, started: float, counters: tuple[Counter, ...]
+    ) -> Claim:  # fmt: skip
+        return self._ledger().claim(
+            id_,
+            now=started,
+            lease=self.settings.timing.lease,
+            judgement=freeze(verdict),
+            queue_id=envelope.queue_id,
+            sender=envelope.sender,
+            recipient=recipient(envelope.recipient).final_form,
+            counters=counters,
+        )
 
     def _carry_out(self, job: _Job, deadline: float, still_whole: Callable[[], None]) -> Receipt:
         sink = ""
@@ -207,7 +248,7 @@ class Gateway:
             now=self.now(),
         )
         return name, decision.replace(route=job.verdict.route, key=job.verdict.key, thread=job.verdict.thread,
-                                      findings=job.verdict.findings)  # fmt: skip
+                                      findings=job.verdict.findings, sender=job.verdict.sender)  # fmt: skip
 
     def _deliver(self, job: _Job, sink: str, deadline: float) -> Outcome:
         hosts = passage(job.envelope, job.message, self.settings.trusted, self.settings.parser.received).hosts
@@ -220,7 +261,8 @@ class Gateway:
             decision=job.verdict,
             message=job.message,
             own_hosts=hosts,
-            sender_verified=job.facts.sender_verified,
+            sender_verified=job.verdict.sender.verified,
+            sender_verified_by=job.verdict.sender.by,
         )
         return deliver(self.settings.sink(sink), delivery, deadline=deadline, now=self.now)
 

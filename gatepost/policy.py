@@ -8,15 +8,15 @@ Never: does I/O, raises for a message's content, or lets a header decide what th
 
 from __future__ import annotations
 
-from gatepost.decision import RULES, Decision, Finding, Key, Step, Thread, rule_decision
+from gatepost.decision import RULES, Decision, Finding, Key, Sender, Step, Thread, rule_decision
 from gatepost.keys.keyring import check
 from gatepost.keys.outgoing import domain_of
 from gatepost.keys.reply_ids import key_of
 from gatepost.keys.signed import day_text, owner_matches
 from gatepost.mail.address import compile_pattern
 from gatepost.mail.recipient import NEVER_A_KEY, fold, is_role, recipient
-from gatepost.screening import automatic, bounces, loops
-from gatepost.screening.passage import passage
+from gatepost.screening import automatic, bounces, lists, loops, sender, spam
+from gatepost.screening.passage import ours, passage
 from gatepost.settings import Screening
 from gatepost.value import Value
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from gatepost.keys.keyring import KeyVerdict
     from gatepost.mail.message import Message
     from gatepost.mail.recipient import Recipient
-    from gatepost.settings import Route, ScreeningAction, Settings
+    from gatepost.settings import KeySettings, Route, ScreeningAction, Settings
 
     Verified = Literal["yes", "no", "unknown"]
     #: A rule's answer: the action it decides and why, or None and why it does not apply.
@@ -43,6 +43,7 @@ __all__ = [
     "decide",
     "keeps_headers_only",
     "masked",
+    "over_limit",
     "parked_kind",
     "route_for",
     "without_key",
@@ -52,13 +53,19 @@ __all__ = [
 class Facts(Value):
     """What only the world outside knows: Unix time in seconds, the route's revoked: file as it stands, who the sender is.
 
-    `mail_from_verified`: SPF passed for the MAIL FROM domain itself, by a verdict that we may believe.
+    `mail_from_verified`: SPF passed for the MAIL FROM domain itself, by a verdict that we may believe. Both are what the door
+    knows beside the message; where it knows nothing, what trusted hosts wrote into the message counts.
     """
 
     now: float
     revoked: bytes = b""
+    listed: bytes = b""
     sender_verified: Verified = "unknown"
     mail_from_verified: bool = False
+
+
+#: Message-IDs of ours that a message may name before the rest of its References is passed over: a stranger may name 500.
+_THREAD_TRIES: Final = 50
 
 
 class _Case:
@@ -73,17 +80,30 @@ class _Case:
         #: The key that the app will get, and so the one whose owner must match: the recipient's, or the thread's.
         self.judged = self._thread_verdict() if self.verdict is None and self.thread is not None else self.verdict
         hops = passage(envelope, message, settings.trusted, settings.parser.received)
+        believed = ours(message, hops)
+        domains = compile_pattern(self.route.address).domains if self.route is not None else ()
         self.findings = (
-            *loops.find(envelope, message, hops, minted=self._minted, limit=settings.parser.received),
+            *loops.find(envelope, message, hops, minted=self._minted, own=self._own, domains=domains,
+                        limit=settings.parser.received),
             *bounces.find(envelope, message),
             *automatic.find(message),
-        )
+            *lists.find(message),
+            *spam.find(believed),
+        )  # fmt: skip
+        self.sender = self._ask_sender(sender.verdict(message, believed, settings.trusted, envelope))
+
+    def _ask_sender(self, written: Sender) -> Sender:
+        """What the door knows; where it knows nothing, what is written in the message. A From of nobody stays nobody's."""
+        known, mail_from = self.facts.sender_verified, self.facts.mail_from_verified
+        if known != "unknown" and sender.one_sender(self.message):
+            written = Sender(verified=known, by="the door")
+        return written.replace(mail_from_verified=mail_from or written.mail_from_verified)
 
     def _check_key(self) -> KeyVerdict | None:
         if self.route is None or self.route.keys is None or self.key_text is None:
             return None
         domain = domain_of(self.route.address)  # as it was minted, in whichever form the recipient's domain came
-        return check(self.route.keys, self.key_text, domain, now=self.facts.now, revoked=self.facts.revoked)
+        return self._check(self.route.keys, self.key_text, domain)
 
     def _find_thread(self) -> tuple[Thread | None, tuple[str, str]]:
         """The newest Message-ID of ours that this message answers and whose key lives, and that key with its domain."""
@@ -92,10 +112,10 @@ class _Case:
             return None, ("", "")
         parents = [("In-Reply-To", each) for each in reversed(self.message.in_reply_to)]
         parents += [("References", each) for each in reversed(self.message.references)]
-        tried = set()
+        tried: set[tuple[str, str]] = set()
         for found_in, message_id in parents:
             named = key_of(message_id)
-            if named is None or named in tried:
+            if named is None or named in tried or len(tried) >= _THREAD_TRIES:
                 continue
             tried.add(named)
             # First without the revoked: file: a stranger may name 500, and each look into a large file takes milliseconds.
@@ -108,7 +128,7 @@ class _Case:
         key, domain = named
         if route.keys is None or domain not in (*compile_pattern(route.address).domains, *route.keys.former_domains):
             return "unknown"
-        return check(route.keys, key, domain, now=self.facts.now).result
+        return check(route.keys, key, domain, now=self.facts.now, listed=(self.facts.listed,)).result
 
     def _thread_verdict(self) -> KeyVerdict:
         return self._named_verdict(self.thread_key)
@@ -116,19 +136,44 @@ class _Case:
     def _named_verdict(self, named: tuple[str, str]) -> KeyVerdict:
         assert self.route is not None
         assert self.route.keys is not None  # _find_thread looked
-        return check(self.route.keys, *named, now=self.facts.now, revoked=self.facts.revoked)
+        return self._check(self.route.keys, *named)
+
+    def _check(self, keys: KeySettings, key: str, domain: str) -> KeyVerdict:
+        facts = self.facts
+        return check(keys, key, domain, now=facts.now, revoked=facts.revoked, listed=(facts.listed,))
 
     def _minted(self, message_id: str) -> bool:
-        """Does this Message-ID carry a key that any of our routes made? An expired one is still ours."""
+        """Does this Message-ID carry a key that any of our routes made? An expired one is still ours.
+
+        Only of signed keys can that be said: of the other formats anybody can make one up.
+        """
         named = key_of(message_id)
-        return named is not None and any(self._made_by(each, named) in ("live", "expired") for each in self.settings.routes)
+        return named is not None and any(
+            self._made_by(each, named) in ("live", "expired")
+            for each in self.settings.routes
+            if each.keys is not None and each.keys.format == "signed"
+        )
+
+    def _own(self, address: str) -> bool:
+        """Is it this recipient, or an address of this route that the app gave out? A key that was never made proves nothing."""
+        to = recipient(address)
+        if self.route is None or to.final_form == self.recipient.final_form:
+            return self.route is not None
+        route, text = route_for(to, self.settings)
+        if route is not self.route:
+            return False
+        if route.keys is None or text is None:
+            return True
+        if route.keys.format != "signed":  # anybody can make one up
+            return False
+        return check(route.keys, text, to.domain, now=self.facts.now).result in ("live", "expired")
 
     def key(self) -> Key | None:
         """The key as the app gets it: from the recipient, or for a dedicated address from the thread."""
         if self.judged is None or self.judged.result != "live":
             return None
         raw = self.key_text if self.verdict is not None else self.thread_key[0]
-        return Key(raw=raw or "", subject=self.judged.subject)
+        return Key(raw=raw or "", subject=self.judged.subject, options=self.judged.options, kind=self.judged.kind)
 
 
 def route_for(to: Recipient, settings: Settings) -> tuple[Route | None, str | None]:
@@ -200,11 +245,30 @@ def _expiry(verdict: KeyVerdict) -> str:
     return "its last day has passed" if days is None else f"its last day was {day_text(days)}"
 
 
-def _screened(case: _Case, family: str, slugs: tuple[str, ...] = (), but: tuple[str, ...] = ()) -> Answer:
+def _screened(
+    case: _Case, family: str, slugs: tuple[str, ...] = (), but: tuple[str, ...] = (),
+    together: tuple[tuple[str, str], ...] = (),
+) -> Answer:  # fmt: skip
+    """`slugs`, `but`: which of the family are asked. `together`: pairs of weak findings that decide when they meet."""
     found = [f for f in case.findings if f.family == family and (not slugs or f.slug in slugs) and f.slug not in but]
-    if not found:
-        return None, "nothing found"
-    evidence = "; ".join(f"{f.slug} ({f.evidence})" for f in found)
+    deciding = [f for f in found if f.strength == "alone"] or _met(case.findings, together)
+    if not deciding:
+        return None, f"weak alone: {_told(found)}" if found else "nothing found"
+    return _as_configured(case, family, _told(deciding))
+
+
+def _met(findings: tuple[Finding, ...], together: tuple[tuple[str, str], ...]) -> list[Finding]:
+    """The weak findings of the first pair that is there whole."""
+    weak = {f.slug: f for f in findings if f.strength == "second"}
+    return next(([weak[one], weak[other]] for one, other in together if one in weak and other in weak), [])
+
+
+def _told(found: list[Finding]) -> str:
+    return "; ".join(f"{f.slug} ({f.evidence})" for f in found)
+
+
+def _as_configured(case: _Case, family: str, evidence: str) -> Answer:
+    """What `screening` says to do with this family."""
     screening = case.route.screening if case.route is not None else Screening()
     action: ScreeningAction = getattr(screening, family)
     if action == "accept":
@@ -217,15 +281,29 @@ def _loop(case: _Case) -> Answer:
 
 
 def _bounce(case: _Case) -> Answer:
-    return _screened(case, "bounces", but=(bounces.NULL_SENDER,))
+    return _screened(case, "bounces", but=(bounces.NULL_SENDER,), together=bounces.TOGETHER)
 
 
 def _automatic(case: _Case) -> Answer:
-    return _screened(case, "automatic")
+    return _screened(case, "automatic", together=automatic.TOGETHER)
 
 
 def _null_sender(case: _Case) -> Answer:
     return _screened(case, "bounces", slugs=(bounces.NULL_SENDER,))
+
+
+def _list(case: _Case) -> Answer:
+    return _screened(case, "lists")
+
+
+def _spam(case: _Case) -> Answer:
+    return _screened(case, "spam")
+
+
+def _unauthenticated(case: _Case) -> Answer:
+    if case.sender.verified != "no":
+        return None, f"verified: {case.sender.verified}"
+    return _as_configured(case, "unauthenticated", f"From failed ({case.sender.by})" if case.sender.by else "From names nobody")
 
 
 def _must_match(case: _Case) -> str:
@@ -233,10 +311,10 @@ def _must_match(case: _Case) -> str:
     route, verdict = case.route, case.judged
     if route is None or route.keys is None or not route.must_match or verdict is None or not verdict.signed.owner:
         return ""
-    people = case.message.from_.list
-    if len(people) != 1 or not owner_matches(verdict.signed, people[0].address, route.keys.key_id):
+    person = sender.one_sender(case.message)
+    if not person or not owner_matches(verdict.signed, person, route.keys.key_id):
         return "sender-mismatch"
-    return "" if case.facts.sender_verified == "yes" else "sender-unverified"
+    return "" if case.sender.verified == "yes" else "sender-unverified"
 
 
 def _sender_rule(slug: str, evidence: str) -> Callable[[_Case], Answer]:
@@ -256,12 +334,12 @@ def _accepted(_case: _Case) -> Answer:
 
 #: What runs, and why in this order. People's role addresses come before everything. Then what is wrong with the recipient:
 #: it costs least and says least. A loop is stopped before its kind is asked. A report is a bounce even if it calls itself
-#: auto-replied; a vacation reply is automatic even though its reverse-path is null; then the null reverse-path alone. The
-#: sender is asked last, of a message that everything else would let pass.
+#: auto-replied; a vacation reply is automatic even though its reverse-path is null; then the null reverse-path alone. Then what
+#: may be refused aloud: a list's mail, spam. The sender is asked last, of a message that everything else would let pass.
 ORDER: Final[tuple[tuple[str, Callable[[_Case], Answer]], ...]] = (
     ("role-address", _role_address),
     ("no-route", _no_route),
-    ("key-unknown", _key_rule("unknown", lambda _: "it has not the form of a signed key")),
+    ("key-unknown", _key_rule("unknown", lambda _: "it is no key of the route's format")),
     ("key-forged", _key_rule("forged", lambda _: "no secret of this route made it, for this domain")),
     ("key-expired", _key_rule("expired", _expiry)),
     ("key-revoked", _key_rule("revoked", lambda _: "the route's revoked: file names it")),
@@ -269,8 +347,11 @@ ORDER: Final[tuple[tuple[str, Callable[[_Case], Answer]], ...]] = (
     ("bounce", _bounce),
     ("automatic", _automatic),
     ("null-sender", _null_sender),
+    ("list", _list),
+    ("spam", _spam),
     ("sender-mismatch", _sender_rule("sender-mismatch", "From is not one address that owns the key")),
     ("sender-unverified", _sender_rule("sender-unverified", "From owns the key, but nobody authenticated it")),
+    ("unauthenticated", _unauthenticated),
     ("accepted", _accepted),
 )
 
@@ -293,6 +374,7 @@ def decide(envelope: Envelope, message: Message, settings: Settings, facts: Fact
         key=case.key(),
         thread=case.thread,
         findings=case.findings + _flagged(case),
+        sender=case.sender,
         trace=tuple(trace),
     )
 
@@ -323,7 +405,8 @@ def behind_queue(decision: Decision, settings: Settings, facts: Facts, envelope:
     machine = decision.rule in _NEVER_ANSWERED
     how = settings.after_queue
     if how == "bounce-verified":
-        how = "bounce" if facts.mail_from_verified else "discard" if machine else "park"
+        verified = facts.mail_from_verified or decision.sender.mail_from_verified
+        how = "bounce" if verified else "discard" if machine else "park"
     if how != "bounce":
         return decision.replace(action=how)
     if machine:
@@ -349,6 +432,21 @@ def parked_kind(rule: str) -> Literal["refused", "screened", "kept"]:
 
 #: How often a sink may say that it cannot take a message before the message is parked for a person.
 CANNOT_TAKE_TRIES: Final = 3
+
+
+def over_limit(limit: str, until: float, *, verdict: Decision, first_seen: float, settings: Settings, now: float) -> Decision:
+    """What becomes of an accepted message that a limit keeps waiting: it stays in the queue, or is parked like any other.
+
+    `limit`: which one is full, as the configuration writes it; `until`: when it has room (Unix seconds).
+    """
+    detail = f"{limit}, room in {max(0, until - now):.0f}s"
+    if now - first_seen > settings.timing.give_up_after:
+        made = rule_decision("park", "gave-up", detail=detail, route=verdict.route)
+    else:
+        made = rule_decision("defer", "limit", detail=detail, route=verdict.route)
+    return made.replace(
+        key=verdict.key, thread=verdict.thread, findings=verdict.findings, sender=verdict.sender, trace=verdict.trace
+    )
 
 
 def after_handover(kind: str, *, detail: str, text: str, cannot_take: int, first_seen: float, settings: Settings,

@@ -99,6 +99,7 @@ class Key(Value):
     raw: str
     subject: str
     options: tuple[str, ...] = ()
+    kind: str = ""
 
     @property
     def subject_bytes(self) -> bytes:
@@ -370,7 +371,7 @@ class _Reader:
         if self._data.get("key") is None:
             return None
         key, path = self._object(self._data, "key", "data."), "data.key."
-        return Key(raw=self._text(key, "raw", path), subject=self._text(key, "subject", path, ""),
+        return Key(raw=self._text(key, "raw", path), subject=self._text(key, "subject", path, ""), kind=self._text(key, "kind", path, ""),
                    options=self._texts(key, "options", path))
 
     def _thread(self) -> Thread | None:

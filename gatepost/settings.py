@@ -11,13 +11,13 @@ from gatepost.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Literal
+    from typing import Any, Final, Literal
 
     ScreeningAction = Literal["accept", "reject", "discard", "park"]
     AfterQueue = Literal["bounce-verified", "bounce", "park", "discard"]
     MustMatch = Literal["", "reject", "park", "flag"]
 
-__all__ = ["KeySettings", "ParkedLimits", "ParserLimits", "Route", "Screening", "Settings", "Sink", "Timing", "from_tree"]
+__all__ = ["USUAL_LIMITS", "KeySettings", "LimitSettings", "ParkedLimits", "ParserLimits", "Route", "Screening", "Settings", "Sink", "Timing", "from_tree"]
 
 
 class ParserLimits(Value):
@@ -66,15 +66,39 @@ class Screening(Value):
     unauthenticated: ScreeningAction = "accept"
 
 
-class KeySettings(Value):
-    """Which keys a route takes. `secrets`: UTF-8 bytes, oldest first; the newest signs, any verifies."""
+#: A person writes none of these; a loop or a flood passes the first within a minute, a slow one the last.
+USUAL_LIMITS: Final[tuple[tuple[int, float], ...]] = ((50, 60.0), (120, 300.0), (600, 3_600.0))
 
-    format: Literal["signed"] = "signed"
-    secret: str
-    key_id: str
-    secrets: tuple[bytes, ...]
+
+class LimitSettings(Value):
+    """How many messages may pass: windows of a count (at least 1) and seconds; () is no limit.
+
+    Nothing is limited where the configuration has no `limits:`; there, key and sender have the usual ones by default.
+    """
+
+    per_key: tuple[tuple[int, float], ...] = ()
+    per_sender: tuple[tuple[int, float], ...] = ()
+    per_route: tuple[tuple[int, float], ...] = ()
+
+
+class KeySettings(Value):
+    """Which keys a route takes.
+
+    Of signed keys: `secrets` are UTF-8 bytes, oldest first; the newest signs, any verifies. Of other apps' keys: `kinds` that
+    the route takes (none named: all), the `pattern`'s expression, the `file` of a list; `unchecked`: that a made-up key may pass.
+    `revoked`: a file of either.
+    """
+
+    format: Literal["signed", "gitlab", "zulip", "pattern", "list"] = "signed"
+    secret: str = ""
+    key_id: str = ""
+    secrets: tuple[bytes, ...] = ()
     former_domains: tuple[str, ...] = ()
     revoked: str = ""
+    kinds: tuple[str, ...] = ()
+    pattern: str = ""
+    file: str = ""
+    unchecked: bool = False
 
 
 class Route(Value):
@@ -114,6 +138,7 @@ class Settings(Value):
     parked: ParkedLimits
     parser: ParserLimits
     sinks: tuple[Sink, ...]
+    limits: LimitSettings = LimitSettings()
     store: str = "/var/lib/gatepost"
     log: str = "syslog"
 
@@ -146,7 +171,7 @@ def from_tree(tree: dict[str, Any]) -> Settings:
                     **route,
                     "keys": keys
                     and KeySettings(
-                        **{**keys, "secrets": tuple(keys["secrets"]), "former_domains": tuple(keys["former_domains"])}
+                        **{**keys, "secrets": tuple(keys["secrets"]), "former_domains": tuple(keys["former_domains"]), "kinds": tuple(keys["kinds"])}
                     ),
                     "screening": Screening(**route["screening"]),
                     "deliver": tuple(route["deliver"]),
@@ -158,6 +183,9 @@ def from_tree(tree: dict[str, Any]) -> Settings:
             **tree,
             "trusted": tuple(tree["trusted"]),
             "routes": tuple(routes),
+            "limits": LimitSettings(
+                **{name: tuple((count, seconds) for count, seconds in windows) for name, windows in tree["limits"].items()}
+            ),
             "timing": Timing(**tree["timing"]),
             "parked": ParkedLimits(**tree["parked"]),
             "parser": ParserLimits(**tree["parser"]),

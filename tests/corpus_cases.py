@@ -22,7 +22,7 @@ from gatepost.settings import KeySettings, ParkedLimits, ParserLimits, Route, Sc
 __all__ = ["CORPUS", "FACTS", "FAMILIES", "KEYS", "SETTINGS", "Case", "cases", "filled"]
 
 CORPUS: Final = Path(__file__).resolve().parent / "corpus"
-FAMILIES: Final = ("person", "automatic", "bounces", "loops", "keys", "odd")
+FAMILIES: Final = ("person", "automatic", "bounces", "loops", "lists", "spam", "sender", "keys", "odd")
 
 _DOMAIN: Final = "in.example.com"
 _SECRET: Final = b"the corpus signs its keys with this secret"
@@ -51,6 +51,7 @@ KEYS: Final[dict[str, str]] = {
     "ownerless": _mint("owner-keys", b"account-2"),
     "strict": _mint("strict-keys", b"thread-1"),
     "machines": _mint("machine-keys", b"job-1"),
+    "quiet": _mint("quiet-keys", b"thread-1"),
 }
 
 
@@ -71,6 +72,8 @@ SETTINGS: Final = Settings(
                screening=Screening(automatic="reject", loops="reject", bounces="reject")),
         _route("machines", "machines+%{key}@in.example.com", "machine-keys",
                screening=Screening(automatic="accept", loops="accept", bounces="accept")),
+        _route("quiet", "quiet+%{key}@in.example.com", "quiet-keys",
+               screening=Screening(lists="reject", unauthenticated="reject")),
     ),
     timing=Timing(),
     parked=ParkedLimits(),
@@ -78,7 +81,7 @@ SETTINGS: Final = Settings(
     sinks=(Sink(name="app", kind="maildir", target="/nonexistent"),),
 )
 
-#: 2026-06-30: behind the date of every message. Nobody is verified, as without a milter or a trusted hop.
+#: 2026-06-30: behind the date of every message. The door knows nothing of the sender: only a trusted hop's fields may.
 FACTS: Final = Facts(
     now=1_782_777_600.0,
     revoked="".join(f"{revocation_line(_SECRET, 'reply-keys', KEYS[name])}\n" for name in ("revoked", "ended")).encode(),
@@ -89,8 +92,9 @@ FACTS: Final = Facts(
 class Case:
     """One row of a cases.yml, its keys filled in, and the bytes of its message.
 
-    `raw`: as pipe(8) gives it but for the LF of flags=B. `finding`: the slugs of the families automatic, bounces and loops.
-    `behind`: the action after `policy.behind_queue`. `flags`: the parser's; None where the family does not ask.
+    `raw`: as pipe(8) gives it but for the LF of flags=B. `finding`: the slugs of every family but parser and sender.
+    `behind`: the action after `policy.behind_queue`. `verified`, `mail_from`: of `Decision.sender`. `flags`: the parser's; None
+    where the family does not ask.
     """
 
     family: str
@@ -103,6 +107,8 @@ class Case:
     rule: str
     action: str
     behind: str
+    verified: str
+    mail_from: bool
     flags: tuple[str, ...] | None
     reason: str
 
@@ -125,7 +131,9 @@ def cases() -> tuple[Case, ...]:
     return tuple(case for family in FAMILIES for case in _family(family))
 
 
-_COLUMNS: Final = {"file", "sender", "recipient", "queue_id", "finding", "rule", "action", "behind", "reason"}
+_COLUMNS: Final = {
+    "file", "sender", "recipient", "queue_id", "finding", "rule", "action", "behind", "verified", "mail_from", "reason",
+}
 
 
 def _family(family: str) -> list[Case]:
@@ -140,7 +148,7 @@ def _family(family: str) -> list[Case]:
 
 
 def _case(family: str, row: dict[str, Any], template: bytes) -> Case:
-    row = {"behind": row["action"], **row}
+    row = {"behind": row["action"], "verified": "unknown", "mail_from": False, **row}
     columns = _COLUMNS | {"flags"} if family == "odd" else _COLUMNS
     if row.keys() != columns:
         raise ValueError(f"{family}/{row['file']}: columns {sorted(row.keys() ^ columns)} are missing or unknown")
@@ -148,13 +156,15 @@ def _case(family: str, row: dict[str, Any], template: bytes) -> Case:
         family=family,
         name=row["file"].removesuffix(".eml"),
         raw=filled(template),
-        sender=row["sender"],
+        sender=filled(row["sender"].encode()).decode(),
         recipient=filled(row["recipient"].encode()).decode(),
         queue_id=row["queue_id"],
         finding=frozenset(row["finding"]),
         rule=row["rule"],
         action=row["action"],
         behind=row["behind"],
+        verified=row["verified"],
+        mail_from=row["mail_from"],
         flags=tuple(row["flags"]) if family == "odd" else None,
         reason=row["reason"],
     )

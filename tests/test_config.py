@@ -9,7 +9,7 @@ import pytest
 
 from gatepost.config import load, load_with_warnings
 from gatepost.errors import ConfigError
-from gatepost.settings import ParkedLimits, ParserLimits, Screening, Settings, Timing
+from gatepost.settings import USUAL_LIMITS, ParkedLimits, ParserLimits, Screening, Settings, Timing
 
 #: Fifteen lines without a mistake; a row of the tables below changes one piece of it.
 GOOD = """\
@@ -277,17 +277,26 @@ BROKEN: list[tuple[str, str, str, list[str]]] = [
     ("must-match without keys", "    keys: {format: signed, secret: reply-keys}\n    sender", "    sender",
      ["4:14: address: has a place for a key", "5:13: sender: must-match needs keys"]),
     # not in this version
-    ("format gitlab", "format: signed, secret: reply-keys", "format: gitlab",
-     ['5:20: format: "gitlab" is not in this version; use signed']),
-    ("format zulip", "format: signed, secret: reply-keys", "format: zulip",
-     ['5:20: format: "zulip" is not in this version; use signed']),
-    ("format pattern", "format: signed, secret: reply-keys", "format: pattern",
-     ['5:20: format: "pattern" is not in this version; use signed']),
-    ("format list", "format: signed, secret: reply-keys", "format: list",
-     ['5:20: format: "list" is not in this version; use signed']),
+    ("gitlab unchecked", "format: signed, secret: reply-keys}\n    sender: {must-match: park}", "format: gitlab}",
+     ["5:20: format: gitlab cannot tell a live key from a made-up one: write unchecked: true"]),
+    ("must-match on a list", "format: signed, secret: reply-keys", "format: list, file: keys",
+     ["6:13: sender: must-match needs format: signed"]),
+    ("another format's kind", "format: signed, secret: reply-keys}\n    sender: {must-match: park}",
+     "format: zulip, unchecked: true, kinds: [channel, note]}", ['5:61: kinds: "note" is no kind of zulip; it has channel, reply']),
+    ("no kind at all", "format: signed, secret: reply-keys}\n    sender: {must-match: park}",
+     "format: zulip, unchecked: true, kinds: [a]}", ['5:52: kinds: "a" is not one of']),
+    ("kinds of signed", "secret: reply-keys}", "secret: reply-keys, kinds: [reply]}",
+     ["5:55: kinds: belongs to format: gitlab or zulip; this one is signed"]),
+    ("pattern without one", "format: signed, secret: reply-keys}\n    sender: {must-match: park}",
+     "format: pattern, unchecked: true}", ["5:11: keys: pattern is missing: the expression"]),
+    ("pattern that is none", "format: signed, secret: reply-keys}\n    sender: {must-match: park}",
+     'format: pattern, unchecked: true, pattern: "a("}', ["5:55: pattern: column 2: this ( has no )"]),
+    ("list without a file", "format: signed, secret: reply-keys}\n    sender: {must-match: park}", "format: list}",
+     ["5:11: keys: file is missing: the file with the keys"]),
+    ("secret of a list", "format: signed, secret: reply-keys}\n    sender: {must-match: park}",
+     "format: list, file: keys, secret: reply-keys}", ["5:46: secret: belongs to format: signed; this one is list"]),
     ("format misspelled", "format: signed,", "format: sined,",
-     ['5:20: format: "sined" is not one of signed; did you mean "signed"?']),
-    ("kinds", "secret: reply-keys}", "secret: reply-keys, kinds: [a]}", ["5:55: kinds: is not in this version"]),
+     ['5:20: format: "sined" is not one of signed, gitlab, zulip, pattern, list; did you mean "signed"?']),
     ("ask", "secret: reply-keys}", "secret: reply-keys, ask: x}", ["5:53: ask: is not in this version"]),
     ("command", "{maildir: /var/mail/desk}", "{command: [/bin/true]}",
      ["13:18: command: is not in this version; use webhook: or maildir:"]),
@@ -517,7 +526,6 @@ def test_windows_line_ends_and_a_byte_order_mark_are_fine(tmp_path: Path) -> Non
 
 
 NOT_YET: list[tuple[str, str, str]] = [
-    ("limits", "limits: {per_key: [50/1m, 600/1h], per_route: [1/1d]}", "16:9: limits: not acted on in this version"),
     ("milter", "milter: {socket: x}", "16:9: milter: not acted on in this version"),
     ("lmtp", "lmtp: {socket: x}", "16:7: lmtp: not acted on in this version"),
     ("mailboxes", "mailboxes: [{host: x}]", "16:12: mailboxes: not acted on in this version"),
@@ -530,6 +538,39 @@ def test_a_name_that_does_nothing_yet_is_a_warning(tmp_path: Path, line: str, ex
     settings, warnings = load_with_warnings(write(tmp_path, GOOD + line + "\n"))
     assert [str(warning).partition("gatepost.yml:")[2] for warning in warnings] == [expected]
     assert settings == load(write(tmp_path))
+
+
+LIMITS = [
+    ("", ((), (), ()), "nothing is limited that nobody asked to limit"),
+    ("limits: {}", (USUAL_LIMITS, USUAL_LIMITS, ()), "the usual ones"),
+    ("limits: {per_key: [5/1m, 9/1h], per_route: [1000/1d]}", (((5, 60.0), (9, 3600.0)), USUAL_LIMITS, ((1000, 86400.0),)), "some"),
+    ("limits: {per_sender: []}", (USUAL_LIMITS, (), ()), "one turned off"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("line", "expected"), [row[:2] for row in LIMITS], ids=[row[2] for row in LIMITS])
+def test_limits(tmp_path: Path, line: str, expected: tuple[object, ...]) -> None:
+    """limits: turns them on; each name may be changed or emptied."""
+    found = load(write(tmp_path, GOOD + line + "\n")).limits
+    assert (found.per_key, found.per_sender, found.per_route) == expected
+
+
+OTHER_FORMATS = [
+    ("format: gitlab, kinds: [reply, service-desk], unchecked: true", ("gitlab", ("reply", "service-desk"), "", "")),
+    ("format: zulip, unchecked: true, revoked: gone", ("zulip", (), "", "")),
+    ('format: pattern, pattern: "[0-9a-f]{8}", unchecked: true', ("pattern", (), "[0-9a-f]{8}", "")),
+    ("format: list, file: /etc/gatepost/keys", ("list", (), "", "/etc/gatepost/keys")),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), OTHER_FORMATS)
+def test_other_apps_keys_load(tmp_path: Path, text: str, expected: tuple[object, ...]) -> None:
+    """Each format with what belongs to it; the general must-match does not touch routes whose keys have no owner."""
+    changed_keys = GOOD.replace("format: signed, secret: reply-keys}\n    sender: {must-match: park}", text + "}", 1)
+    keys = load(write(tmp_path, changed_keys + "sender: {must-match: park}\n")).routes[0].keys
+    assert keys is not None
+    assert (keys.format, keys.kinds, keys.pattern, keys.file) == expected
+    assert load(write(tmp_path, changed_keys + "sender: {must-match: park}\n")).routes[0].must_match == ""
 
 
 def test_the_general_sender_holds_for_every_route_with_keys(tmp_path: Path) -> None:
@@ -558,18 +599,17 @@ sinks:
 def test_the_design_s_example_loads(tmp_path: Path) -> None:
     """docs/design.md's configuration without its second route: what is frozen for later is told, and in nobody's way."""
     settings, warnings = load_with_warnings(write(tmp_path, DESIGN))
-    assert [warning.text.partition(":")[0] for warning in warnings] == ["lists", "spam", "unauthenticated", "limits"]
+    assert [warning.text.partition(":")[0] for warning in warnings] == ["limits"]
     assert settings.routes == load(write(tmp_path)).routes[:1]
 
 
-@pytest.mark.parametrize("name", ["lists", "spam", "unauthenticated"])
-def test_screening_that_does_nothing_yet_is_a_warning(tmp_path: Path, name: str) -> None:
-    """The families of findings that no rule makes yet load, over all routes or in one; a wrong action is still a problem."""
-    for old, place in (("{automatic: discard}", "15"), ("    deliver: [app]\n", "7")):
-        new = f"{{{name}: reject}}" if place == "15" else f"    screening: {{{name}: reject}}\n    deliver: [app]\n"
-        _, (warning,) = load_with_warnings(write(tmp_path, changed(old, new)))
-        assert warning.text == f"{name}: not acted on in this version"
-        assert str(warning.line) == place
+@pytest.mark.parametrize("name", Screening._fields)
+def test_every_family_has_an_action(tmp_path: Path, name: str) -> None:
+    """Each family of findings takes an action, over all routes or in one; a wrong action is a problem."""
+    for old, new in (("{automatic: discard}", f"{{{name}: park}}"), ("    deliver: [app]\n", f"    screening: {{{name}: park}}\n    deliver: [app]\n")):
+        settings, warnings = load_with_warnings(write(tmp_path, changed(old, new)))
+        assert getattr(settings.routes[0].screening, name) == "park"
+        assert not warnings
     assert len(problems(write(tmp_path, changed("{automatic: discard}", f"{{{name}: bounce}}")))) == 1
 
 

@@ -304,6 +304,42 @@ def test_the_log_has_no_key_that_the_app_echoes(made: Installation, clock: Clock
     assert key not in receipt.decision.detail
 
 
+def test_a_limit_defers_and_counts_a_message_once(made: Installation, clock: Clock) -> None:
+    """Over: 4.7.1, and the message stays in the queue; a retry asks again, and what has passed is not asked."""
+    made.config.write_text(made.config.read_text() + "limits: {per_key: [2/1m], per_sender: []}\n")
+    to = made.address(made.key())
+    for queue_id in ("A", "A", "B"):
+        assert receive(made, clock, to, queue_id=queue_id).decision.rule == "accepted"
+    over = receive(made, clock, to, queue_id="C").decision
+    assert (over.action, over.rule, over.status) == ("defer", "limit", "4.7.1")
+    assert receive(made, clock, made.address(made.key("other")), queue_id="D").decision.rule == "accepted"
+    assert receive(made, clock, to, queue_id="A").already
+    clock.time += 61
+    assert receive(made, clock, to, queue_id="C").decision.rule == "accepted"
+    assert len(taken(made)) == 4
+
+
+def test_a_message_that_a_limit_keeps_too_long_is_parked(made: Installation, clock: Clock) -> None:
+    """Never dropped, never bounced: past give_up_after a person gets it, and can release it."""
+    made.config.write_text(made.config.read_text() + "limits: {per_key: [1/30d], per_sender: []}\n")
+    to = made.address(made.key())
+    receive(made, clock, to, queue_id="A")
+    assert receive(made, clock, to, queue_id="B").decision.rule == "limit"
+    clock.time += 4 * DAY + 1
+    kept = receive(made, clock, to, queue_id="B")
+    assert (kept.decision.action, kept.decision.rule) == ("park", "gave-up")
+    assert Gateway(made.settings, now=clock).release(kept.id, deadline=time.monotonic() + 20).decision.action == "accept"
+    assert len(taken(made)) == 2
+
+
+def test_what_is_refused_counts_in_no_limit(made: Installation, clock: Clock) -> None:
+    """A flood of bad keys uses up nobody's share."""
+    made.config.write_text(made.config.read_text() + "limits: {per_route: [1/1m]}\n")
+    for number in range(3):
+        assert receive(made, clock, "reply+garbage@in.example.com", queue_id=f"N{number}").decision.rule == "key-unknown"
+    assert receive(made, clock, made.address(made.key()), queue_id="A").decision.rule == "accepted"
+
+
 def test_a_revoked_key_is_refused_from_then_on(made: Installation, clock: Clock) -> None:
     """The revoked: file is read again for each message."""
     from gatepost.cli import main

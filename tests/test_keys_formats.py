@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gatepost.keys import formats
+from gatepost.keys.expression import PatternError, parse
 from gatepost.keys.formats import LONGEST, Reading
 
 if TYPE_CHECKING:
@@ -218,3 +219,34 @@ def test_a_route_pays_for_its_own_format(name: str, module: str) -> None:
     loaded = set(done.stdout.split())
     assert loaded & {f"gatepost.keys.{each}" for each in MODULES.values()} == {f"gatepost.keys.{module}"}
     assert not loaded & {"re", "typing", "enum", "dataclasses", "hashlib", "hmac", "functools"}
+
+
+PAGE = (ROOT / "docs" / "key-formats.md").read_text()
+
+
+def test_the_pages_examples_are_read_as_it_says() -> None:
+    """The page's pattern, its list and its table of GitLab's keys are what the code does."""
+    expression = re.findall(r"pattern: '(.*)'", PAGE)[0]
+    reading = formats.read("pattern", "ticket-42.urgent", expression=expression)
+    assert reading == Reading(kind="", subject="42", options=("urgent",), raw="ticket-42.urgent")
+    content = re.findall(r"```\n(# one key a line.*?)```", PAGE, re.DOTALL)[0].encode()
+    subjects = {"0a1b2c3d4e": "ticket/42", "9z8y7x6w5v": "ticket/43", "spring-sale": "spring-sale"}
+    for key, subject in subjects.items():
+        assert formats.read("list", key, blocks=(content,)) == Reading(kind="", subject=subject, raw=key)
+    rows = re.findall(r"^\| `([a-z-]+)` \| `([0-9a-zA-Z-]+)`", PAGE.partition("## zulip")[0], re.MULTILINE)
+    assert [kind for kind, _ in rows] == ["reply", "service-desk", "issue", "merge-request", "note"]
+    for kind, text in rows:
+        gitlab = formats.read("gitlab", text.replace("TOKEN", "glimt-abc"))
+        assert gitlab is not None
+        assert gitlab.kind == kind
+
+
+def test_the_pages_mistakes_are_told_in_these_words() -> None:
+    """What the page shows of `config check` is what the parser says."""
+    wrong = ["ticket-[0-9]+X", r"(a)\1", "a(?P<subject>b*)"]
+    told = []
+    for expression in wrong:
+        with pytest.raises(PatternError) as raised:
+            parse(expression)
+        told.append(str(raised.value))
+    assert "\n".join(told) in PAGE

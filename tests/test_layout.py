@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "sinks": {"value", "settings", "decision", "digest", "mail"},
     "gateway": {"value", "errors", "settings", "decision", "digest", "frozen", "mail", "screening", "policy", "log", "queue_id", "stores",
                 "sinks"},
-    "config": {"value", "errors", "settings", "digest", "mail"},
+    "config": {"value", "errors", "settings", "digest", "mail", "keys"},
     "wiring": {"settings", "decision"},
     "receiver": {"value", "keys"},
     "doctor": {"value", "errors", "settings", "decision", "config", "mail", "stores", "sinks", "log", "wiring"},

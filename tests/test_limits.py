@@ -15,13 +15,16 @@ from hypothesis import strategies as st
 
 from gatepost.stores import database
 from gatepost.stores.ledger import Claim, Ledger
-from gatepost.stores.limits import Counter, LimitSettings, client_network, counters_for
+from gatepost.settings import USUAL_LIMITS, LimitSettings
+from gatepost.stores.limits import Counter, client_network, counters_for
 
 NOW = 1_800_000_000.0
 LEASE = 180.0
 DAY = 86_400.0
 Window = tuple[int, float]
 TWO_A_MINUTE = ((2, 60.0),)
+
+USUAL = LimitSettings(per_key=USUAL_LIMITS, per_sender=USUAL_LIMITS)
 
 
 def number(n: int) -> str:
@@ -164,14 +167,15 @@ def test_who_is_counted(row: Who) -> None:
     """A message counts for its key, and for its sender only where that was authenticated, else for the client's network."""
     given_ = {"key": "k3y", "route": "replies", "sender": "Ann@Example.org", "sender_verified": "unknown",
               "client_address": "192.0.2.7", **row.change}  # fmt: skip
-    found = counters_for(LimitSettings(), **given_)
+    found = counters_for(USUAL, **given_)
     assert tuple((each.name, each.subject) for each in found) == row.subjects, row.reason
 
 
 def test_the_usual_limits() -> None:
     """Unless the configuration says otherwise: 50 in a minute, 120 in 5, 600 in an hour, per key and per sender."""
     usual = ((50, 60.0), (120, 300.0), (600, 3_600.0))
-    assert LimitSettings() == LimitSettings(per_key=usual, per_sender=usual, per_route=())
+    assert usual == USUAL_LIMITS
+    assert LimitSettings() == LimitSettings(per_key=(), per_sender=(), per_route=())
 
 
 def test_a_route_may_have_a_limit() -> None:
@@ -323,7 +327,7 @@ def test_any_subject(subject: str, ledger: Ledger) -> None:
 
 def test_nothing_in_the_clear(ledger: Ledger, tmp_path: Path) -> None:
     """The store holds keyed hashes of what it counted: neither the key nor the sender nor the network can be read."""
-    found = counters_for(LimitSettings(), key="k3yk3yk3y", route="replies", sender="someone@example.org", sender_verified="yes",
+    found = counters_for(USUAL, key="k3yk3yk3y", route="replies", sender="someone@example.org", sender_verified="yes",
                          client_address="")  # fmt: skip
     ask(ledger, 1, NOW, *found, counter("network 192.0.2.0/24", name="per_sender"))
     assert counted(tmp_path) == 3

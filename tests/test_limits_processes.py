@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from gatepost.stores.ledger import Claim, Ledger
-from gatepost.stores.limits import Counter, LimitSettings, counters_for
+from gatepost.settings import USUAL_LIMITS, LimitSettings
+from gatepost.stores.limits import Counter, counters_for
 from tests.test_ledger_crash import child, status_of, together
 
 NOW = 1_800_000_000.0
@@ -20,10 +21,12 @@ NOW = 1_800_000_000.0
 PROCESSES, EACH = 20, 4
 PASS = 50
 
+USUAL = LimitSettings(per_key=USUAL_LIMITS, per_sender=USUAL_LIMITS)
+
 
 def usual() -> tuple[Counter, ...]:
     """The usual limits, for one key."""
-    return counters_for(LimitSettings(), key="k", route="replies", sender="", sender_verified="no", client_address="192.0.2.1")
+    return counters_for(USUAL, key="k", route="replies", sender="", sender_verified="no", client_address="192.0.2.1")
 
 
 def ask(ledger: Ledger, n: int, now: float) -> Claim:

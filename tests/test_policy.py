@@ -342,3 +342,41 @@ def test_every_rule_has_a_class_that_fits(slug: str) -> None:
 def test_every_rule_of_the_order_is_in_the_table() -> None:
     """No rule can decide that decision.RULES does not list."""
     assert {slug for slug, _ in policy.ORDER} <= set(RULES)
+
+
+HEX = "0123456789abcdef0123456789abcdef"
+
+
+def foreign(**form: Any) -> Settings:
+    """A route for another app's keys."""
+    return settings(route("app", f"incoming+%{{key}}@{DOMAIN}", keys=KeySettings(**form)))
+
+
+FOREIGN = [
+    ("gitlab", {"format": "gitlab"}, HEX, b"", b"", ("accepted", "reply", HEX, ()), "a reply key"),
+    ("gitlab kinds", {"format": "gitlab", "kinds": ("issue",)}, HEX, b"", b"", ("key-unknown", None, None, None), "not taken here"),
+    ("zulip", {"format": "zulip"}, f"general.{HEX}.prefer-html", b"", b"",
+     ("accepted", "channel", HEX, ("prefer-html",)), "a channel with an option"),
+    ("zulip reply", {"format": "zulip", "kinds": ("reply",)}, f"mm{HEX}", b"", b"", ("accepted", "reply", f"mm{HEX}", ()), "mm and hex"),
+    ("pattern", {"format": "pattern", "pattern": "[0-9]{4}"}, "1234", b"", b"", ("accepted", "", "1234", ()), "matches"),
+    ("pattern not", {"format": "pattern", "pattern": "[0-9]{4}"}, "12345", b"", b"", ("key-unknown", None, None, None), "anchored"),
+    ("list", {"format": "list", "file": "/k"}, "abc", b"abc ticket-7\n", b"", ("accepted", "", "ticket-7", ()), "in the file"),
+    ("list not", {"format": "list", "file": "/k"}, "abd", b"abc\n", b"", ("key-unknown", None, None, None), "not in the file"),
+    ("list revoked", {"format": "list", "file": "/k"}, "abc", b"abc\n", b"abc\n", ("key-revoked", None, None, None), "in both"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("form", "text", "listed", "gone", "expected"), [r[1:6] for r in FOREIGN], ids=[r[0] for r in FOREIGN])
+def test_other_apps_keys(form: dict[str, Any], text: str, listed: bytes, gone: bytes, expected: tuple[Any, ...]) -> None:
+    """Rule, kind, subject and options of a key that another app made."""
+    envelope = Envelope(sender="person@example.org", recipient=f"incoming+{text}@{DOMAIN}", queue_id="Q1")
+    decision = policy.decide(envelope, mail(), foreign(**form), policy.Facts(now=NOW, revoked=gone, listed=listed))
+    found = decision.key
+    assert (decision.rule, *((found.kind, found.subject, found.options) if found else (None, None, None))) == expected
+
+
+def test_a_made_up_message_id_is_no_loop() -> None:
+    """Of a format that cannot tell a made-up key, a Message-ID proves nothing: a person's mail would vanish."""
+    made_up = mail(f"Message-ID: <reply-{HEX}@{DOMAIN}>\n")
+    envelope = Envelope(sender="person@example.org", recipient=f"incoming+{HEX}@{DOMAIN}", queue_id="Q1")
+    assert policy.decide(envelope, made_up, foreign(format="gitlab"), policy.Facts(now=NOW)).rule == "accepted"

@@ -149,7 +149,7 @@ def test_body_says_everything() -> None:
             "date": "Sat, 21 Nov 2026 10:00:00 +0000",
             "sha256": hashlib.sha256(MESSAGE).hexdigest(),
         },
-        "findings": [{"slug": "precedence", "family": "automatic", "evidence": "Precedence: bulk"}],
+        "findings": [{"slug": "precedence", "family": "automatic", "evidence": "Precedence: bulk", "strength": "alone"}],
         "limits_hit": [],
     }
 

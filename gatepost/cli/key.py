@@ -16,8 +16,9 @@ from gatepost.cli import add_common
 from gatepost.cli.store_owner import become_store_owner
 from gatepost.config import load
 from gatepost.errors import GatepostError
-from gatepost.gateway import read_revoked
+from gatepost.gateway import read_list, read_revoked
 from gatepost.keys.keyring import check, revocation_line
+from gatepost.keys.listed import line_of
 from gatepost.keys.outgoing import domain_of, outgoing
 from gatepost.keys.signed import day_text, subject_bytes, today
 from gatepost.mail.recipient import recipient
@@ -57,6 +58,8 @@ def run_new(arguments: argparse.Namespace) -> int:
     settings = load(arguments.config)
     route = _route(settings, arguments.route)
     keys = _keys(route)
+    if keys.format != "signed":
+        raise GatepostError(f"route {route.name} takes keys of format {keys.format}: the app that reads them makes them")
     try:
         made = outgoing(
             address=route.address,
@@ -86,6 +89,7 @@ def run_show(arguments: argparse.Namespace) -> int:
     facts = {
         "route": route.name,
         "result": verdict.result,
+        "kind": verdict.kind or None,
         "subject": verdict.subject or None,
         "last_day": day_text(signed.expires) if signed.expires is not None else None,
         "has_owner": bool(signed.owner),
@@ -110,7 +114,8 @@ def run_revoke(arguments: argparse.Namespace) -> int:
         raise GatepostError(f"this is no key of route {route.name} ({verdict.result}): nothing to revoke")
     if verdict.result != "revoked":
         become_store_owner(settings.store)
-        _append(keys.revoked, revocation_line(verdict.signed.secret, keys.key_id, key))
+        signed = keys.format == "signed"
+        _append(keys.revoked, revocation_line(verdict.signed.secret, keys.key_id, key) if signed else line_of(key))
     others = _still_taken_by(settings, keys)
     if arguments.json:
         print(json.dumps({"route": route.name, "revoked": True, "file": keys.revoked, "still_taken_by": others}))
@@ -163,7 +168,9 @@ def _find(settings: Settings, arguments: argparse.Namespace) -> tuple[Route, str
         if "@" in text:
             _, key_text = route_for(recipient(text), settings)
             key = key_text or key
-    verdict = check(_keys(route), key, domain, now=time.time(), revoked=read_revoked(route))
+    verdict = check(
+        _keys(route), key, domain, now=time.time(), revoked=read_revoked(route), listed=(read_list(route),)
+    )
     return route, key, verdict
 
 

@@ -212,13 +212,12 @@ def file_name(folder: str) -> Callable[[str], str]:
     return read
 
 
-def rate(text: str) -> str:
-    """`50/1m`: so many in so long. Unchanged."""
+def rate(text: str) -> tuple[int, float]:
+    """`50/1m`: so many in so many seconds."""
     found = _RATE.fullmatch(text)
     if not found or int(found[1]) < 1:
         raise ValueError(f"{shown(text)} is no rate: write a number, / and a duration, such as 50/1m")
-    duration(found[2])
-    return text
+    return int(found[1]), duration(found[2])
 
 
 def key_secret(text: str) -> bytes:

@@ -27,8 +27,9 @@ from gatepost.config.scalars import (
     webhook_url,
 )
 from gatepost.config.sections import Section, entries, items, later, listed, mapped, scalar, section
+from gatepost.keys.formats import CANNOT_TELL, FORMATS
 from gatepost.mail.address import check_pattern, compile_pattern, overlap
-from gatepost.settings import KeySettings, ParkedLimits, ParserLimits, Screening, Settings, Sink, Timing
+from gatepost.settings import USUAL_LIMITS, KeySettings, ParkedLimits, ParserLimits, Screening, Settings, Sink, Timing
 from gatepost.value import Value
 
 TYPE_CHECKING = False
@@ -51,8 +52,7 @@ _LONGEST_DEADLINE = 900
 _screening_action = scalar(choice("accept", "discard", "reject", "park"))
 _screening: Table = dict.fromkeys(Screening._fields, _screening_action)
 _sender: Table = {"must-match": scalar(choice("reject", "park", "flag"))}
-_later_formats = ("gitlab", "zulip", "pattern", "list")
-_rates = listed(scalar(rate), least=1)
+_rates = listed(scalar(rate))
 _limits: Table = dict.fromkeys(("per_key", "per_sender", "per_route"), _rates)
 _timing: Table = dict.fromkeys(Timing._fields, scalar(duration))
 _parked: Table = {"max_age": scalar(duration), "max_size": scalar(size), "min_free": scalar(percent)}
@@ -121,6 +121,7 @@ def check(root: Node, notes: Notes, folder: str) -> Draft:
             "min_free_percent": parked.get("min_free", ParkedLimits.min_free_percent),
         },
         "parser": dict(_sub(top, "parser").values),
+        "limits": _limits_tree(top),
         "sinks": sinks,
         "store": top.get("store", Settings.store),
         "log": top.get("log", Settings.log),
@@ -145,7 +146,7 @@ def _top(folder: str) -> Table:
         "routes": listed(mapped(_route_table(folder), required=("name", "address", "deliver"), called="this route"), least=1),
         "screening": mapped(_screening),
         "sender": mapped(_sender),
-        "limits": later(mapped(_limits)),
+        "limits": mapped(_limits),
         "timing": mapped(_timing),
         "after_queue": scalar(choice("bounce-verified", "bounce", "park", "discard")),
         "parked": mapped(_parked),
@@ -188,18 +189,29 @@ def _sub(top: Section, name: str) -> Section:
 
 def _key_table(folder: str) -> Table:
     return {
-        "format": scalar(choice("signed", later=_later_formats)),
+        "format": scalar(choice("signed", *FORMATS)),
         "secret": scalar(label),
         "key_id": scalar(label),
         "former_domains": listed(scalar(host_name)),
         "revoked": scalar(file_name(folder)),
-        "kinds": _not_yet,
+        "kinds": listed(scalar(choice(*dict.fromkeys(kind for kinds in FORMATS.values() for kind in kinds))), least=1),
+        "pattern": scalar(_expression),
+        "file": scalar(file_name(folder)),
+        "unchecked": scalar(truth),
         "ask": _not_yet,
     }
 
 
+def _expression(text: str) -> str:
+    """A pattern's expression that can be used; ValueError with the column in it and the mend."""
+    from gatepost.keys.pattern import parse
+
+    parse(text)
+    return text
+
+
 def _not_yet(node: Node, notes: Notes, name: str) -> None:
-    notes.problem(node, f"{name}: {_NOT_YET}; use format: signed, which needs no {name}")
+    notes.problem(node, f"{name}: {_NOT_YET}; use format: signed, whose keys need no asking, or unchecked: true")
 
 
 def _timing_tree(top: Section, notes: Notes) -> dict[str, float]:
@@ -224,6 +236,14 @@ def _timing_tree(top: Section, notes: Notes) -> dict[str, float]:
             "give_up_after: not below 5d, Postfix's default maximal_queue_lifetime: "
             "Postfix would bounce the message before it is parked"))
     return times
+
+
+def _limits_tree(top: Section) -> dict[str, list[tuple[int, float]]]:
+    """Nothing is limited without `limits:`; with it, key and sender have the usual windows unless it says otherwise."""
+    if not top.wrote("limits"):
+        return {}
+    usual = {"per_key": list(USUAL_LIMITS), "per_sender": list(USUAL_LIMITS)}
+    return {**usual, **_sub(top, "limits").values}
 
 
 def _routes(
@@ -261,14 +281,15 @@ def _route(route: Section, notes: Notes, general: _General) -> dict[str, Any]:
     keys = _sub(route, "keys")
     address: str = route.get("address", "")
     must_match: str = _sub(route, "sender").get("must-match", "")
-    if not must_match and route.wrote("keys"):
+    if not must_match and route.wrote("keys") and keys.get("format") == "signed":
         must_match = general.must_match
     if "%{key}" in address and not route.wrote("keys"):
         notes.problem(route.nodes["address"], "address: has a place for a key, and the route has no keys: to check it")
     if must_match and not route.wrote("keys"):
         notes.problem(route.nodes["sender"], "sender: must-match needs keys: it compares the sender with the key's owner")
-    if keys.get("format") == "signed" and not keys.wrote("secret"):
-        notes.problem(keys.node, "keys: secret is missing: the name of an entry in the secrets file")
+    _agree_on_keys(keys, notes)
+    if must_match and keys.get("format", "signed") != "signed" and "sender" in route.nodes:
+        notes.problem(route.nodes["sender"], "sender: must-match needs format: signed: no other key has an owner")
     screening = _sub(route, "screening").values
     return {
         "name": route.get("name", ""),
@@ -285,9 +306,42 @@ def _route(route: Section, notes: Notes, general: _General) -> dict[str, Any]:
 def _key_tree(keys: Section) -> dict[str, Any]:
     secret = keys.get("secret", "")
     return {
-        "format": "signed", "secret": secret, "key_id": keys.get("key_id", secret), "secrets": [],
+        "format": keys.get("format", "signed"), "secret": secret, "key_id": keys.get("key_id", secret), "secrets": [],
         "former_domains": keys.get("former_domains", []), "revoked": keys.get("revoked", KeySettings.revoked),
+        "kinds": keys.get("kinds", []), "pattern": keys.get("pattern", ""), "file": keys.get("file", ""),
+        "unchecked": keys.get("unchecked", False),
     }
+
+
+#: What belongs to which format; `revoked` belongs to all.
+_BELONGS = {
+    **dict.fromkeys(("secret", "key_id", "former_domains"), ("signed",)), "kinds": ("gitlab", "zulip"),
+    "pattern": ("pattern",), "file": ("list",), "unchecked": tuple(sorted(CANNOT_TELL)),
+}
+#: What a format cannot do without.
+_NEEDS = {
+    "signed": ("secret", "the name of an entry in the secrets file"), "pattern": ("pattern", "the expression that its keys match"),
+    "list": ("file", "the file with the keys, one a line"),
+}
+
+
+def _agree_on_keys(keys: Section, notes: Notes) -> None:
+    """A format has what it needs, and nothing that belongs to another."""
+    form = keys.get("format")
+    if form is None:
+        return
+    need, what = _NEEDS.get(form, ("", ""))
+    if need and not keys.wrote(need):
+        notes.problem(keys.node, f"keys: {need} is missing: {what}")
+    for name, formats in _BELONGS.items():
+        if name in keys.nodes and form not in formats:
+            notes.problem(keys.nodes[name], f"{name}: belongs to format: {' or '.join(formats)}; this one is {form}")
+    for node in items(keys.nodes.get("kinds")):
+        if form in FORMATS and FORMATS[form] and node.text in keys.get("kinds", []) and node.text not in FORMATS[form]:
+            notes.problem(node, f"kinds: {shown(node.text)} is no kind of {form}; it has {', '.join(FORMATS[form])}")
+    if form in CANNOT_TELL and keys.get("unchecked") is not True and not keys.wrote("ask"):
+        notes.problem(keys.nodes["format"], (
+            f"format: {form} cannot tell a live key from a made-up one: write unchecked: true if your app checks its keys"))
 
 
 def _key_use(keys: Section, tree: dict[str, Any]) -> list[SecretUse]:

@@ -46,25 +46,28 @@ def examine(
     subject = configuration.load(config, pipe_script=pipe_script, python=python, postfix=postfix, probe=probe, now=time.time())
     if subject.settings is None:
         return _answers(configuration.questions(subject))
-    wiring = _postfix(subject)
+    subject, wiring = _postfix(subject)
     with suppress(StoreError):  # where there is no such folder: store-folder says so
-        become_owner(subject.settings.store)
+        become_owner(subject.sound.store)
     own: tuple[Check, ...] = ()
     for family in _AS_OWNER:
         own += _answers(family(subject))
     return own + wiring
 
 
-def _postfix(subject: Subject) -> tuple[Check, ...]:
+def _postfix(subject: Subject) -> tuple[Subject, tuple[Check, ...]]:
+    """What Postfix's own commands show, and the subject with the user that gatepost runs as."""
     try:
         wired = discover(subject)
     except Exception as error:  # noqa: BLE001 - whatever it is, the rest is still worth a look
         why = f"{type(error).__name__}: {error}"
-        return (answer("postfix", lambda: unknown(why)),)
+        return subject.with_user(-1), (answer("postfix", lambda: unknown(why)),)
+    subject = subject.with_user(wired.user)
+    wired = wired.replace(subject=subject)
     found: tuple[Check, ...] = ()
     for family in _AS_CALLER:
         found += _answers(family(wired))
-    return found
+    return subject, found
 
 
 def _answers(questions: Questions) -> tuple[Check, ...]:

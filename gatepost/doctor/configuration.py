@@ -47,6 +47,7 @@ def questions(subject: Subject) -> Questions:
         ("config-file", subject.as_owner(lambda: _config_file(subject))),
         ("secrets-file", subject.as_owner(lambda: _secrets_file(subject))),
         ("compiled-copy", subject.as_owner(lambda: _compiled_copy(subject))),
+        ("key-lists", subject.as_owner(lambda: _key_lists(subject))),
         ("revoked-files", subject.as_owner(lambda: _revoked_files(subject))),
     )
 
@@ -161,6 +162,23 @@ def _revoked_files(subject: Subject) -> Verdict:
                 f"name a file in {subject.sound.store}, or install -o {owner} -m 0640 /dev/null {path}",
             )
     return ok(", ".join(path if os.path.exists(path) else f"{path} (nothing is revoked yet)" for path in paths))
+
+
+def _key_lists(subject: Subject) -> Verdict:
+    """The files of routes with `format: list`: without theirs no key of such a route can be told from a made-up one."""
+    paths = dict.fromkeys(route.keys.file for route in subject.sound.routes if route.keys and route.keys.file)
+    if not paths:
+        return not_used("no route names a list of keys")
+    for path in paths:
+        try:
+            with open(path, "rb") as file:
+                mode = os.fstat(file.fileno()).st_mode
+        except OSError as error:
+            owner = name_of(subject.runs_as)
+            return fail(f"{path}: {error.strerror}: mail to its routes waits", f"let {owner} read it: chown {owner}: {path}")
+        if mode & stat.S_IWOTH:
+            return fail(f"{path}: mode {mode_of(mode)}: anybody can add a key", f"chmod o-w {path}")
+    return ok(", ".join(paths))
 
 
 def _listed(things: tuple[object, ...]) -> str:

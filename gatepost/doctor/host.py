@@ -15,6 +15,7 @@ import gatepost
 from gatepost import log
 from gatepost.doctor.check import fail, ok, warn
 from gatepost.doctor.subject import Subject, mode_of, name_of
+from gatepost.stores.database import DATABASE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -89,8 +90,7 @@ def _clock(subject: Subject) -> Verdict:
     made = os.stat(gatepost.__file__).st_mtime
     if subject.now < made - _ZONE:
         return fail(f"{shown} is before this software was installed ({_at(made)}): keys do not expire", mend)
-    store = subject.sound.store
-    for path in (subject.config, subject.secrets, store, os.path.join(store, "gatepost.sqlite-wal")):
+    for path in (subject.config, subject.secrets, os.path.join(subject.sound.store, DATABASE)):
         try:
             written = os.stat(path).st_mtime
         except OSError:

@@ -63,6 +63,9 @@ def _folder(subject: Subject) -> Verdict:
     if not stat.S_ISDIR(found.st_mode):
         return fail(f"{store}: is no folder: all mail waits in the queue", f"move it away, then {make}")
     shown = f"{store}: mode {mode_of(found.st_mode)}, of {name_of(found.st_uid)}"
+    if found.st_uid not in (0, subject.runs_as):
+        runs_as = name_of(subject.runs_as)
+        return fail(f"{shown}, but gatepost runs as {runs_as}: all mail waits in the queue", f"chown -R {runs_as}: {store}")
     if found.st_uid == 0:
         return fail(f"{shown}: pipe(8) runs nothing as root, so no message can be recorded", f"chown -R gatepost: {store}")
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):

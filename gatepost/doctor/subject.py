@@ -26,6 +26,7 @@ class Subject(Value):
 
     `secrets`: the secrets file, "" where none is needed or nothing is known of it. `pipe_script`, `python`: this
     installation's own, to compare with. `postfix`: a configuration folder, "" = find it, "none" = there is none to look at.
+    `runs_as`: the user that gatepost runs as (`with_user`).
     """
 
     config: str
@@ -38,6 +39,7 @@ class Subject(Value):
     postfix: str = ""
     probe: bool = False
     now: float
+    runs_as: int = -1
 
     @property
     def sound(self) -> Settings:
@@ -47,18 +49,35 @@ class Subject(Value):
 
     @property
     def owner(self) -> int:
-        """The store folder's owner, who is the user that gatepost runs as; -1 where there is no such folder."""
+        """The store folder's owner; -1 where there is no such folder."""
         try:
             return os.stat(self.sound.store).st_uid
         except OSError:
             return -1
 
+    def with_user(self, of_service: int) -> Subject:
+        """The subject with `runs_as`: the user that two of three agree on: the store's owner, the secrets', and master.cf's.
+
+        `of_service`: the last, -1 where there is no service. With one fault, two are right. Where no two agree, it is the
+        service's, and without one the store's owner. Nobody takes root for it: pipe(8) runs nothing as root.
+        """
+        try:
+            secrets = os.stat(self.secrets).st_uid if self.secrets else -1
+        except OSError:
+            secrets = -1
+        votes = [user for user in (of_service, self.owner, secrets) if user > 0] or [self.owner]
+        return self.replace(runs_as=max(votes, key=votes.count))  # the first of those with the most
+
     def as_owner(self, question: Question) -> Question:
-        """The question, asked only where this process is the store's owner: for anybody else the answer means nothing."""
+        """The question, asked only where this process is the user that gatepost runs as: else the answer means nothing."""
 
         def asked() -> Verdict:
-            owner = self.owner
-            if owner not in (-1, os.geteuid()):
+            owner, runs_as = self.owner, name_of(self.runs_as)
+            if owner == -1:
+                return unknown("there is no store folder", "mend that first")
+            if owner != self.runs_as:
+                return unknown(f"gatepost runs as {runs_as}, but the store belongs to {name_of(owner)}", "mend that first")
+            if owner != os.geteuid():
                 return unknown(
                     f"this runs as {name_of(os.geteuid())}, and the store belongs to {name_of(owner)}",
                     "run gatepost doctor as root",

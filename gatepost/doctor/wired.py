@@ -6,8 +6,11 @@ Never: asks for anything that the fragments do not need.
 
 from __future__ import annotations
 
-from gatepost.doctor.check import unknown
+import os
+
+from gatepost.doctor.check import fail, unknown
 from gatepost.doctor.postfix_instance import Instance, PostfixError, Service, find, parse_service, service_of
+from gatepost.doctor.subject import user_id
 from gatepost.value import Value
 from gatepost.wiring import render
 
@@ -39,6 +42,11 @@ class Wired(Value):
     settings: dict[str, str]
     limit: str = ""
 
+    @property
+    def user(self) -> int:
+        """Whom the service runs as; -1 where there is no service, or no such user."""
+        return user_id(self.service.attributes.get("user", "").partition(":")[0]) if self.service else -1
+
     def ask(self, question: Callable[[Instance], Verdict]) -> Question:
         """A question about the instance."""
 
@@ -48,7 +56,11 @@ class Wired(Value):
             try:
                 return question(self.instance)
             except PostfixError as error:
-                return unknown(str(error), self.instance.command("postfix check"))
+                if os.geteuid() != 0:  # a table with a password in it is root's to read
+                    return unknown(str(error), "run gatepost doctor as root")
+                return fail(
+                    f"{error}: Postfix has the same trouble, and no mail comes in", self.instance.command("postfix check")
+                )
 
         return asked
 

@@ -13,6 +13,7 @@ from gatepost.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Literal
 
     from gatepost.settings import KeySettings
@@ -32,19 +33,42 @@ class KeyVerdict(Value):
     result: Literal["live", "unknown", "forged", "expired", "revoked"]
     subject: str
     signed: Verdict
+    kind: str = ""
+    options: tuple[str, ...] = ()
 
 
-def check(keys: KeySettings, key: str, domain: str, *, now: float, revoked: bytes = b"") -> KeyVerdict:
+def check(
+    keys: KeySettings, key: str, domain: str, *, now: float, revoked: bytes = b"", listed: Iterable[bytes] = ()
+) -> KeyVerdict:  # fmt: skip
     """Judge a key (lower case) that came to an address in this domain at `now` (seconds since 1970-01-01 UTC).
 
     `revoked` is the content of the route's revoked: file: a line of 64 hex digits for each revoked key, `#` before a comment.
-    A key both expired and revoked is "revoked": somebody meant that. Never raises on any key.
+    A key both expired and revoked is "revoked": somebody meant that. `listed`: the content of a list's file; `domain`, `now`: for
+    signed keys. Never raises on any key.
     """
+    if keys.format != "signed":
+        return _check_other(keys, key, revoked, listed)
     signed = verify(key, secrets=keys.secrets, key_id=keys.key_id, domains=(domain, *keys.former_domains), today=today(now))
     secret = signed.secret or (keys.secrets[-1] if keys.secrets else _NO_SECRET)
     named = _names(revoked, revocation_line(secret, keys.key_id, key))
     result = "revoked" if named and signed.secret else signed.result
     return KeyVerdict(result=result, subject=subject_text(signed.subject) if signed.secret else "", signed=signed)
+
+
+def _check_other(keys: KeySettings, key: str, revoked: bytes, listed: Iterable[bytes]) -> KeyVerdict:
+    """A key of another app's format: live, unknown, or revoked by a file of a list's form."""
+    from gatepost.keys import formats  # only for a route that has one
+
+    if keys.format == "signed":
+        raise ValueError("signed keys are checked by their tags")
+    reading = formats.read(keys.format, key, kinds=keys.kinds, expression=keys.pattern, blocks=listed)
+    nobody = Verdict(result="unknown")
+    if reading is None:
+        return KeyVerdict(result="unknown", subject="", signed=nobody)
+    gone = bool(revoked) and formats.read("list", key, blocks=(revoked,)) is not None
+    return KeyVerdict(
+        result="revoked" if gone else "live", subject=reading.subject, signed=nobody, kind=reading.kind, options=reading.options
+    )
 
 
 def revocation_line(secret: bytes, key_id: str, key: str) -> str:

@@ -82,13 +82,13 @@ def _pairs(part: list[tuple[str, str, bool]]) -> list[tuple[str, str]]:
     """Name and value around each equals sign. Signs and words that follow a value without space are still the value's."""
     pairs: list[tuple[str, str]] = []
     at = 0
-    while at + 2 < len(part) + 1 and at + 1 < len(part):
+    while at + 1 < len(part):
         if part[at][0] == "=" or part[at + 1][0] != "=":
             at += 1
             continue
         name = part[at][1]
         at += 2
-        words = []
+        words: list[str] = []
         while at < len(part) and (not words or not part[at][2]):
             if not words and part[at][0] == "=":
                 break

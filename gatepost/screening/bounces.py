@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     Detector = Callable[[Envelope, Message], Iterator[Finding]]
 
-__all__ = ["DETECTORS", "NULL_SENDER", "TOGETHER", "find"]
+__all__ = ["DETECTORS", "NULL_SENDER", "TOGETHER", "WEAK_DETECTORS", "find"]
 
 NULL_SENDER = "null-sender"
 
@@ -31,29 +31,37 @@ NULL_SENDER = "null-sender"
 _DAEMONS: Final = ("mailerdaemon", "maildaemon")
 #: Local parts that mail systems report from, and that a person may have (RFC 2142 5: postmaster is a person's duty).
 _POSTMASTERS: Final = (
-    "postmaster", "mdaemon", "maildelivery", "maildeliverysystem", "maildeliverysubsystem", "maildeliveryservice", "doublebounce",
-    "mailsystem", "postoffice", "mailmarshal", "interscan", "mailadmin", "mailmaster", "systemadministrator", "mailrouter",
+    "postmaster", "mdaemon", "maildelivery", "maildeliverysystem", "maildeliverysubsystem", "maildeliveryservice",
+    "doublebounce", "mailsystem", "postoffice", "mailmarshal", "interscan", "mailadmin", "mailmaster", "systemadministrator",
+    "mailrouter",
 )  # fmt: skip
 #: Local parts that make a message worth a look inside, and nothing more.
 _SUSPECTS: Final = (
-    "admin", "administrator", "sysadmin", "root", "daemon", "mail", "mailserver", "mailgateway", "mailgate", "smtp", "exchange",
-    "system", "bounce", "bounces", "noreply", "donotreply", "autoreply", "autoresponder",
+    "admin", "administrator", "sysadmin", "root", "daemon", "mail", "mailserver", "mailgateway", "mailgate", "smtp",
+    "exchange", "system", "bounce", "bounces", "noreply", "donotreply", "autoreply", "autoresponder",
 )  # fmt: skip
 #: How display names of mail systems begin.
 _SYSTEM_NAMES: Final = (
     "mail delivery", "mail deliver", "maildelivery", "mailer-daemon", "mailer daemon", "postmaster", "electronic postmaster",
-    "mail administrator", "system administrator", "systemadministrator", "internet mail delivery", "mail system", "mail router",
-    "mail server", "microsoft exchange", "microsoft outlook", "delivery subsystem", "delivery system", "interscan", "mailmarshal",
-    "mail daemon", "administrateur système", "administrador del sistema", "administrador do sistema", "amministratore di sistema",
-    "systeembeheerder", "systemadministratör", "systemadministratør", "системный администратор", "システム管理者", "系统管理员", "系統管理員",
+    "mail administrator", "system administrator", "systemadministrator", "internet mail delivery", "mail system",
+    "mail router", "mail server", "microsoft exchange", "microsoft outlook", "delivery subsystem", "delivery system",
+    "interscan", "mailmarshal", "mail daemon", "administrateur système", "administrador del sistema",
+    "administrador do sistema", "amministratore di sistema", "systeembeheerder", "systemadministratör", "systemadministratør",
+    "системный администратор", "システム管理者", "系统管理员", "系統管理員",
 )  # fmt: skip
 #: How an answer or a forwarded message begins, in the languages of the mail programs: a person's doing.
 _ANSWERS: Final = (
-    "re", "fw", "fwd", "aw", "wg", "sv", "vs", "vb", "tr", "rif", "r", "i", "res", "enc", "rv", "odp", "pd", "ynt", "ilt", "antw",
-    "doorst", "atb", "antwort", "weitergeleitet", "ref", "vl", "vá", "továbbítás", "απ", "πρθ", "отв", "ha", "回复", "回覆", "答复",
-    "转发", "轉寄", "返信", "転送", "회신", "전달",
+    "re", "fw", "fwd", "aw", "wg", "sv", "vs", "vb", "tr", "rif", "r", "i", "res", "enc", "rv", "odp", "pd", "ynt", "ilt",
+    "antw", "doorst", "atb", "antwort", "weitergeleitet", "ref", "vl", "vá", "továbbítás", "απ", "πρθ", "отв", "ha", "回复",
+    "回覆", "答复", "转发", "轉寄", "返信", "転送", "회신", "전달",
 )  # fmt: skip
 
+
+_REPORT_TYPES: Final = (
+    "message/delivery-status", "message/disposition-notification", "message/feedback-report",
+    "message/global-delivery-status", "message/global-disposition-notification",
+)  # fmt: skip
+_MIXED: Final = ("multipart/mixed", "multipart/alternative", "multipart/related")
 
 # Detectors, each with its strength and its source.
 
@@ -61,15 +69,13 @@ _ANSWERS: Final = (
 def _report(_envelope: Envelope, message: Message) -> Iterator[Finding]:
     """Alone. RFC 6522 3: the top-level type of every standard report, whatever its report-type (RFC 3464, 8098, 5965, 8460).
 
-    Some programs put a report's own part or parameter at the top instead.
+    Some programs send a report's own part without the whole, or keep the parameter under multipart/mixed.
     """
     content = message.content_type
     report = content.parameter("report-type")
     if content.type == "multipart/report":
         yield _finding("multipart-report", f"Content-Type: multipart/report; report-type={(report or 'not given')[:60]}")
-    elif report is not None or content.type.startswith((
-        "message/delivery-status", "message/disposition-notification", "message/feedback-report", "message/global-d",
-    )):  # fmt: skip
+    elif content.type in _REPORT_TYPES or (report is not None and content.type in _MIXED):
         yield _finding("report-type", f"Content-Type: {content.type[:60]}; report-type={(report or 'not given')[:60]}")
 
 
@@ -87,7 +93,7 @@ def _mailer_daemon(envelope: Envelope, message: Message) -> Iterator[Finding]:
 
 
 def _exchange_system(_envelope: Envelope, message: Message) -> Iterator[Finding]:
-    """Alone. Exchange reports from a system mailbox: MicrosoftExchange and 32 hex digits (Microsoft's documentation of NDRs)."""
+    """Alone. Exchange reports from a system mailbox: MicrosoftExchange and 32 hex digits (Microsoft on NDRs)."""
     for mailbox in message.from_.list[:1]:
         local = recipient(mailbox.address).local.lower()
         if local.startswith("microsoftexchange") and len(local) == 49 and local[17:].isalnum():
@@ -117,9 +123,9 @@ def _null_sender(envelope: Envelope, _message: Message) -> Iterator[Finding]:
         yield _finding(NULL_SENDER, "MAIL FROM:<>")
 
 
-def _null_return_path(envelope: Envelope, message: Message) -> Iterator[Finding]:
-    """Second. Return-Path: <> (RFC 5321 4.4) or a mailbox file's `From MAILER-DAEMON` (RFC 4155): an earlier delivery's envelope."""
-    if envelope.sender in ("", "<>") or message.headers.first("resent-from") is not None:
+def _null_return_path(_envelope: Envelope, message: Message) -> Iterator[Finding]:
+    """Second. Return-Path: <> (RFC 5321 4.4) or a mailbox file's `From MAILER-DAEMON` (RFC 4155): an earlier envelope."""
+    if message.headers.first("resent-from") is not None:
         return
     field = message.headers.first("return-path")
     path = b"" if field is None else field.value.replace(b" ", b"").lower()
@@ -145,9 +151,9 @@ def _subject(_envelope: Envelope, message: Message) -> Iterator[Finding]:
 
 
 #: In the order in which they are asked; the first finding is the one a log line names.
-DETECTORS: Final[tuple[Detector, ...]] = (
-    _report, _mailer_daemon, _exchange_system, _report_fields, _null_sender, _null_return_path, _postmaster, _subject,
-)  # fmt: skip
+DETECTORS: Final[tuple[Detector, ...]] = (_report, _mailer_daemon, _exchange_system, _report_fields, _null_sender)
+#: Asked only where none of those found anything.
+WEAK_DETECTORS: Final[tuple[Detector, ...]] = (_null_return_path, _postmaster, _subject)
 
 #: Which weak findings decide when they meet: two looks at different things. bounce-subject with noreply-sender is what services
 #: send that report from there.
@@ -161,14 +167,19 @@ TOGETHER: Final = (
 
 def find(envelope: Envelope, message: Message) -> tuple[Finding, ...]:
     """Every sign that this message is a delivery report, each slug once."""
+    found = _asked(DETECTORS, envelope, message)
+    if not found:
+        found = _asked(WEAK_DETECTORS, envelope, message)
+        found.update((finding.slug, finding) for finding in _look_inside(message, found))
+    return tuple(found.values())
+
+
+def _asked(detectors: tuple[Detector, ...], envelope: Envelope, message: Message) -> dict[str, Finding]:
     found: dict[str, Finding] = {}
-    for detector in DETECTORS:
+    for detector in detectors:
         for finding in detector(envelope, message):
             found.setdefault(finding.slug, finding)
-    if all(finding.strength == "second" for finding in found.values()):
-        for finding in _look_inside(message, found):
-            found.setdefault(finding.slug, finding)
-    return tuple(found.values())
+    return found
 
 
 def _look_inside(message: Message, found: dict[str, Finding]) -> Iterator[Finding]:
@@ -178,7 +189,7 @@ def _look_inside(message: Message, found: dict[str, Finding]) -> Iterator[Findin
     if colon and before_colon.rstrip("0123456789[]() ") in _ANSWERS and "null-return-path" not in found:
         return
     sender = "postmaster-sender" in found or "null-return-path" in found or _is_suspect(message)
-    if sender or subject.startswith(BOUNCE) or subject.startswith(MAYBE_BOUNCE):
+    if sender or subject.startswith((*BOUNCE, *MAYBE_BOUNCE)):
         from gatepost.screening import bounce_text  # few messages come here
 
         yield from bounce_text.find(message, both=sender and "bounce-subject" in found)

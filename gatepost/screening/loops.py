@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["find"]
 
 #: What a sink of ours puts in front of a message that it hands over raw: an app that mails it on makes these ours again.
-_OWN_MARKS = ("x-gatepost-id", "x-gatepost-route", "x-gatepost-stamp")
+_OWN_MARKS = ("x-gatepost-id", "x-gatepost-route")
 
 
 def find(
@@ -57,7 +57,7 @@ def _own_addresses(envelope: Envelope, message: Message, own: Callable[[str], bo
 
 
 def _own_list(message: Message, domains: tuple[str, ...]) -> Iterator[Finding]:
-    """Alone. A List-Id in the route's own domain (RFC 2919 3): only the app's own mail has it; the domain has no other lists."""
+    """Alone. A List-Id in the route's own domain (RFC 2919 3): only the app's own mail has it."""
     for field in message.headers.all("list-id")[:5]:
         opened = field.value.rfind(b"<")
         name = field.value[opened + 1 :].partition(b">")[0].strip().lower().decode("latin-1")
@@ -67,9 +67,9 @@ def _own_list(message: Message, domains: tuple[str, ...]) -> Iterator[Finding]:
 
 
 def _marks(message: Message, hops: Passage, ours: str) -> Iterator[Finding]:
-    """X-Loop with this recipient (procmail's convention) or a mark of ours: alone where a host of ours had it before, else second.
+    """X-Loop with this recipient (procmail's convention) or a mark of ours: alone where a host of ours had it before.
 
-    Anybody can write them, and an app may mail on what it got.
+    Else second: anybody can write them, and an app may mail on what it got.
     """
     before = any(hop.by in hops.hosts for hop in hops.fields[hops.own :])
     seen = set()

@@ -1,7 +1,7 @@
 """The first words of a message and the kinds of its parts, for the few messages that must be looked into.
 
-Promises: reads at most `BYTES` octets behind the head, `PARTS` parts of one level and `DEPTH` levels, whatever the message holds;
-iterative. `text` is what the sender wrote on top: it ends where a quoted or forwarded message begins.
+Promises: reads at most `BYTES` octets behind the head, `PARTS` parts of one level and `DEPTH` levels, whatever the message
+holds; iterative. `text` is what the sender wrote on top: it ends where a quoted or forwarded message begins.
 Never: raises; opens an attached message (message/rfc822); decides.
 """
 
@@ -36,18 +36,19 @@ TEXT: Final = 8_000
 
 _PART_LIMITS: Final = ParserLimits(header_bytes=8_192, header_fields=40, field_bytes=4_096, parameters=20)
 
-#: A line that begins so starts somebody else's message (mail programs' forwards; Outlook prints a line of dashes or underscores).
+#: A line that begins so starts somebody else's message (mail programs' forwards; Outlook prints a rule).
 _FORWARDED: Final = (
-    "-----original message", "----- original message", "-------- original message", "---- original message", "-----ursprüngliche",
-    "-----urspr", "-----message d'origine", "-----mensaje original", "-----messaggio originale", "-----oorspronkelijk",
-    "begin forwarded message", "---------- forwarded message", "-------- forwarded message", "----- forwarded message",
-    "-------- weitergeleitete nachricht", "---------- message transféré", "-------- message transféré", "________________________________",
-    "anfang der weitergeleiteten", "début du message réexpédié", "-----исходное сообщение", "-------- пересылаемое",
+    "-----original message", "----- original message", "-------- original message", "---- original message",
+    "-----ursprüngliche", "-----urspr", "-----message d'origine", "-----mensaje original", "-----messaggio originale",
+    "-----oorspronkelijk", "begin forwarded message", "---------- forwarded message", "-------- forwarded message",
+    "----- forwarded message", "-------- weitergeleitete nachricht", "---------- message transféré",
+    "-------- message transféré", "________________________________", "anfang der weitergeleiteten",
+    "début du message réexpédié", "-----исходное сообщение", "-------- пересылаемое",
 )  # fmt: skip
 
 
 class Opening(Value):
-    """`text`: lower case, single spaces, at most `TEXT` characters. `parts`: types of the parts of the levels walked, in order."""
+    """`text`: lower case, single spaces, at most `TEXT` characters. `parts`: types of the parts, in order."""
 
     text: str
     parts: tuple[str, ...]
@@ -123,15 +124,19 @@ def _part(octets: bytes) -> tuple[bytes, ContentType, str]:
 def _decoded(body: bytes, kind: ContentType, encoding: str) -> str:
     """The part's text, its tags taken out where it is HTML."""
     if encoding == "base64":
-        letters = body.translate(None, b" \t\r\n")
-        try:
-            body = a2b_base64(letters[: len(letters) // 4 * 4])
-        except Base64Error:
-            pass  # then the letters are what can be read
+        body = _from_base64(body.translate(None, b" \t\r\n"))
     elif encoding == "quoted-printable":
         body = a2b_qp(body)
     text = charset_text(body, kind.parameter("charset") or "") or octets_text(body)
     return _without_tags(text) if kind.type == "text/html" else text
+
+
+def _from_base64(letters: bytes) -> bytes:
+    """What they spell, up to where `BYTES` cut them; themselves where they are no base64."""
+    try:
+        return a2b_base64(letters[: len(letters) // 4 * 4])
+    except Base64Error:
+        return letters
 
 
 def _without_tags(text: str) -> str:

@@ -1,9 +1,9 @@
 """Who sent the message: what trusted hosts say of the From address and of MAIL FROM (RFC 8601).
 
-Promises: only fields above the first Received that is not ours, only with a trusted authserv-id; of each method the topmost field
-counts. `yes` is one of: dmarc=pass for the From domain; dkim=pass by exactly that domain; spf=pass for exactly that domain in
-MAIL FROM. `no` is dmarc=fail alone: SPF speaks of MAIL FROM, and a broken signature is as none (RFC 6376 6.1). A From
-that names not exactly one address is nobody's, and `no` whatever anybody says of it.
+Promises: only fields above the first Received that is not ours, only with a trusted authserv-id; of each method the topmost
+field counts. `yes` is one of: dmarc=pass for the From domain; dkim=pass by exactly that domain; spf=pass for exactly that
+domain in MAIL FROM. `no` is dmarc=fail alone: SPF speaks of MAIL FROM, and a broken signature is as none (RFC 6376 6.1). A
+From that names not exactly one address is nobody's, and `no` whatever anybody says of it.
 Never: asks DNS; compares organizational domains (that needs the Public Suffix List; DMARC has done it where it passes).
 """
 
@@ -14,17 +14,19 @@ from gatepost.mail.recipient import recipient
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Final
+    from typing import Final, Literal
 
     from gatepost.decision import Envelope
     from gatepost.mail.headers import Field
     from gatepost.mail.message import Message
     from gatepost.screening.authentication_results import Result
 
+    Verified = Literal["yes", "no", "unknown"]
+
 __all__ = ["one_sender", "verdict"]
 
 #: What `mailboxes` may notice in a From that still names one sender: nothing of this.
-_NOBODY: Final = frozenset(("encoded-word-in-address", "group", "no-domain", "nul", "too-many", "unparsed"))
+_NOBODY: Final = frozenset(("encoded-word-in-address", "group", "no-domain", "nul", "too-many"))
 #: Fields of trusted hosts that are read. Each host writes one to three.
 _FIELDS: Final = 10
 
@@ -70,7 +72,7 @@ def _results(fields: tuple[Field, ...], trusted: tuple[str, ...]) -> list[tuple[
     return found
 
 
-def _verified(results: list[tuple[str, Result]], domain: str) -> tuple[str, str]:
+def _verified(results: list[tuple[str, Result]], domain: str) -> tuple[Verified, str]:
     """The verdict on From's domain, and by whom and what."""
     dmarc = [(who, each) for who, each in results if each.method == "dmarc" and _domain(each.property("header.from")) == domain]
     for who, each in dmarc:

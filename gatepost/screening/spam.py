@@ -56,7 +56,7 @@ def _scl(value: bytes) -> bool:
 
 
 def _forefront(value: bytes) -> bool:
-    """Microsoft 365: `CIP:...;SCL:5;SFV:SPM;...`; SFV is SPM (spam), SKB and SKS (spam by the recipient's or transport's rule)."""
+    """Microsoft 365: `CIP:...;SCL:5;SFV:SPM;...`; SFV is SPM (spam), or SKB and SKS (spam by a rule)."""
     parts = [part.strip().upper() for part in value.split(b";", 64)[:64]]
     return any(part in (b"SFV:SPM", b"SFV:SKB", b"SFV:SKS") or (part.startswith(b"SCL:") and _scl(part[4:])) for part in parts)
 

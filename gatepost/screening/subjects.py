@@ -4,8 +4,8 @@ Promises: a subject counts only where it begins with a machine's words and those
 bracket, a dash, nothing more); an answer to such a mail (`Re:`) or a forwarded one does not begin so.
 Never: decides. A person may write any of these: a subject needs a second sign of another kind.
 
-Sources: the texts that the vendors' programs print, per language: Microsoft's for Exchange and Outlook ("Automatic reply"), IBM's
-for Notes, and those of the MTAs named in docs/findings.md.
+Sources: the texts that the vendors' programs print, per language: Microsoft's for Exchange and Outlook ("Automatic reply"),
+IBM's for Notes, and those of the MTAs that the comments name.
 """
 
 from __future__ import annotations
@@ -82,33 +82,35 @@ BOUNCE: Final = (
     "undeliverable", "delivery has failed", "delivery is delayed", "unzustellbar", "nicht zustellbar", "non remis",
     "non distribuable", "no se puede entregar", "no entregado", "onbestelbaar", "non recapitabile", "non recapitato",
     "não é possível entregar", "não entregue", "kan inte levereras", "det går inte att leverera", "kan ikke leveres",
-    "ikke leveret", "toimittaminen epäonnistui", "ei voi toimittaa", "nie można dostarczyć", "niedostarczone", "nedoručitelné",
-    "nedoručiteľné", "nem kézbesíthető", "kézbesíthetetlen", "nelivrabil", "teslim edilemedi", "teslim edilemiyor",
-    "не удается доставить", "недоставленное", "недоставленное сообщение", "недоставлено", "не доставлено", "配信不能",
-    "配信できませんでした", "未送达", "无法投递", "无法送达", "無法傳遞", "無法送達", "배달되지 않음", "배달할 수 없음",
-    "notification d'état de remise", "notificación de estado de entrega", "zustellungsstatus", "unzustellbare nachricht",
-    "échec de la remise", "échec de remise",
+    "ikke leveret", "toimittaminen epäonnistui", "ei voi toimittaa", "nie można dostarczyć", "niedostarczone",
+    "nedoručitelné", "nedoručiteľné", "nem kézbesíthető", "kézbesíthetetlen", "nelivrabil", "teslim edilemedi",
+    "teslim edilemiyor", "не удается доставить", "недоставленное", "недоставленное сообщение", "недоставлено",
+    "не доставлено", "配信不能", "配信できませんでした", "未送达", "无法投递", "无法送达", "無法傳遞", "無法送達",
+    "배달되지 않음", "배달할 수 없음", "notification d'état de remise", "notificación de estado de entrega",
+    "zustellungsstatus", "unzustellbare nachricht", "échec de la remise", "échec de remise",
     # Domino, GroupWise, MDaemon, MailEnable, IMail, InterScan, Mimecast and services
     "delivery failure", "delivery failed", "delivery notification: delivery has failed", "mail system error - returned mail",
-    "non-delivery report", "non-delivery notice", "nondeliverable mail", "nondelivery report", "message status - undeliverable",
-    "permanent delivery failure", "postmaster] email delivery failure", "email delivery failure", "mail could not be delivered",
-    "message could not be delivered", "your message could not be delivered", "sorry, your message could not be delivered",
-    "your mail could not be delivered", "message undeliverable", "mail undeliverable", "undeliverable mail",
-    "undeliverable message", "undeliverable e-mail", "undeliverable email", "there was an error sending your mail",
-    "complaint about message from", "email feedback report", "fail to deliver", "rückläufer", "zustellung fehlgeschlagen",
-    "mail delivery failed: returning message to sender", "returning message to sender", "メール配信に失敗", "メール配信エラー",
-    "配信エラー", "系统退信", "退信", "退信通知", "系統退信", "來自系統的退信", "来自系统的退信",
+    "non-delivery report", "non-delivery notice", "nondeliverable mail", "nondelivery report",
+    "message status - undeliverable", "permanent delivery failure", "postmaster] email delivery failure",
+    "email delivery failure", "mail could not be delivered", "message could not be delivered",
+    "your message could not be delivered", "sorry, your message could not be delivered", "your mail could not be delivered",
+    "message undeliverable", "mail undeliverable", "undeliverable mail", "undeliverable message", "undeliverable e-mail",
+    "undeliverable email", "there was an error sending your mail", "complaint about message from", "email feedback report",
+    "fail to deliver", "rückläufer", "zustellung fehlgeschlagen", "mail delivery failed: returning message to sender",
+    "returning message to sender", "メール配信に失敗", "メール配信エラー", "配信エラー", "系统退信", "退信", "退信通知",
+    "系統退信", "來自系統的退信", "来自系统的退信",
 )  # fmt: skip
 
 #: Beginnings that only give reason to look inside: people write these as well, and programs go on after them with a text.
 MAYBE_BOUNCE: Final = (
-    "undeliver", "unable to deliver", "could not deliver", "cannot deliver", "can't deliver", "not deliver", "delivery", "deliver",
-    "mail delivery", "mail deliver", "email delivery", "e-mail delivery", "message delivery", "failed", "failure", "bounce",
-    "returned", "return", "warning", "notice", "error", "mail system", "user unknown", "unknown user", "no such user", "postmaster",
-    "message from", "message", "mail", "your mail", "your message", "your email", "your e-mail", "rejected", "refused", "blocked",
-    "delayed", "delay", "sorry", "unzustell", "nicht zugestellt", "zustell", "fehler", "échec", "non remise", "retour", "mensagem",
-    "mensaje", "não foi", "problem", "message you sent", "undeliv", "complaint", "abuse report", "配信", "退信",
-    "メール", "エラー", "送信", "投递", "nondeliver", "non-deliver", "rejection", "couldn't deliver", "invalid", "server",
+    "undeliver", "unable to deliver", "could not deliver", "cannot deliver", "can't deliver", "not deliver", "delivery",
+    "deliver", "mail delivery", "mail deliver", "email delivery", "e-mail delivery", "message delivery", "failed", "failure",
+    "bounce", "returned", "return", "warning", "notice", "error", "mail system", "user unknown", "unknown user",
+    "no such user", "postmaster", "message from", "message", "mail", "your mail", "your message", "your email", "your e-mail",
+    "rejected", "refused", "blocked", "delayed", "delay", "sorry", "unzustell", "nicht zugestellt", "zustell", "fehler",
+    "échec", "non remise", "retour", "mensagem", "mensaje", "não foi", "problem", "message you sent", "undeliv", "complaint",
+    "abuse report", "配信", "退信", "メール", "エラー", "送信", "投递", "nondeliver", "non-deliver", "rejection",
+    "couldn't deliver", "invalid", "server",
 )  # fmt: skip
 
 _PHRASES: Final = tuple({phrase for phrases in VACATION.values() for phrase in phrases})

@@ -62,14 +62,17 @@ def _data(delivery: Delivery) -> dict[str, Plain]:
         },
         "authentication": None,
         "message": _message(delivery.message, delivery.sha256),
-        "findings": [{"slug": each.slug, "family": each.family, "evidence": each.evidence} for each in decision.findings],
+        "findings": [
+            {"slug": each.slug, "family": each.family, "evidence": each.evidence, "strength": each.strength}
+            for each in decision.findings
+        ],
         "limits_hit": [*delivery.message.limits_hit],
     }
 
 
 def _key(decision: Decision) -> Plain:
     key = decision.key
-    return {"raw": key.raw, "subject": key.subject, "options": [*key.options]} if key else None
+    return {"raw": key.raw, "subject": key.subject, "options": [*key.options], "kind": key.kind} if key else None
 
 
 def _thread(decision: Decision) -> Plain:

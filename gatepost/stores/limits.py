@@ -13,24 +13,15 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
+    from gatepost.settings import LimitSettings
+
     #: So many messages (at least 1) in so many seconds.
     Window = tuple[int, float]
 
-__all__ = ["Counter", "LimitSettings", "client_network", "counters_for"]
-
-#: A person writes none of these; a loop or a flood passes the first within a minute, a slow one the last.
-_USUAL: Final[tuple[Window, ...]] = ((50, 60.0), (120, 300.0), (600, 3_600.0))
+__all__ = ["Counter", "client_network", "counters_for"]
 
 _UNITS: Final = ((86_400, "d"), (3_600, "h"), (60, "m"), (1, "s"))
 _HEX: Final = frozenset("0123456789abcdefABCDEF")
-
-
-class LimitSettings(Value):
-    """How many messages may pass; () is no limit. A route has no share of its own unless the configuration gives it one."""
-
-    per_key: tuple[Window, ...] = _USUAL
-    per_sender: tuple[Window, ...] = _USUAL
-    per_route: tuple[Window, ...] = ()
 
 
 class Counter(Value):

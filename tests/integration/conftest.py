@@ -1,4 +1,4 @@
-"""What the tests against a real Postfix share: installed environments, installations, a wired Postfix, and who has which message.
+"""What the tests against a real Postfix share: environments, installations, a wired Postfix, and who has which message.
 
 Promises: whatever is made lies in folders below /var/tmp that every user can enter, and is gone at the end; so is every
 process, ended by its id. Waiting is polling, and bounded.
@@ -25,12 +25,18 @@ from typing import Final
 
 import pytest
 
-from demo.environment import USER, Environment, ensure_user, make_environment
-from demo.postfix_instance import MailRecorder, PostfixError, PrivatePostfix, wait_for
+from demo.environment import Environment, ensure_user, make_environment
+from demo.postfix_instance import Delivery, MailRecorder, PostfixError, PrivatePostfix, wait_for
 from gatepost import wiring
 from tests.faulty_app import FaultyApp
-from tests.installation import Installation, give_to, install, message
+from tests.installation import DOMAIN, Installation, give_to, install, message
 
+__all__ = ["TIMING", "Account", "Letter", "Parked", "Post", "Service", "account", "ended", "flush_if_idle", "given",
+           "in_maildir", "mount_tmpfs", "open_folder", "own", "parked_in", "post", "run_script", "start_script",
+           "wait_for_empty_queue", "wired", "with_routes"]
+
+#: Seconds: enough for a run on a busy machine; what a run that ended in mid-way left behind is soon over.
+TIMING: Final = "timing: {deadline: 12s, lease: 13s, give_up_after: 4d}\n"
 #: Behind postmaster and abuse; no test writes there.
 PERSON: Final = "person@example.org"
 #: Nothing is tried again unless a test says so (`flush`): one `status=` line for each attempt that is meant.
@@ -88,18 +94,11 @@ def tree() -> Iterator[Environment]:
         yield make_environment(folder, source="tree")
 
 
-@contextmanager
-def installation(*, app: str = "", more: str = "", sinks: str = "") -> Iterator[Installation]:
-    """A configuration with its store in a folder of its own, all of it the user gatepost's.
+def given(folder: Path, *, app: str = "", more: str = "", sinks: str = "") -> Installation:
+    """A configuration with its store in `folder` (made), all of it the user gatepost's.
 
     `app`, `more`: see tests.installation. `sinks`: further lines below `sinks:`.
     """
-    with open_folder("installed") as folder:
-        yield given(folder, app=app, more=more, sinks=sinks)
-
-
-def given(folder: Path, *, app: str = "", more: str = "", sinks: str = "") -> Installation:
-    """Installs into a folder that is there."""
     folder.mkdir(mode=0o755, exist_ok=True)
     made = install(folder, app=app, more=more)
     with made.config.open("a") as file:
@@ -112,6 +111,19 @@ def own(made: Installation) -> None:
     """Everything in it is the user gatepost's."""
     account = ensure_user()
     give_to(account.pw_uid, account.pw_gid, made)
+
+
+def with_routes(folder: Path, sinks: Mapping[str, str], after_queue: str = "bounce-verified",
+                       timing: str = TIMING) -> Installation:  # fmt: skip
+    """One configuration, with a route for each sink: `NAME+%{key}@in.example.com`. The sink `app` has its routes anyway."""
+    app = sinks.get("app", "")
+    sinks = {name: sink for name, sink in sinks.items() if name != "app"}
+    routes = "".join(f"  - name: {name}\n"
+                     f'    address: "{name}+%{{key}}@{DOMAIN}"\n'
+                     f"    keys: {{format: signed, secret: reply-keys}}\n"
+                     f"    deliver: [{name}]\n" for name in sinks)  # fmt: skip
+    lines = "".join(f"  {name}: {sink}\n" for name, sink in sinks.items())
+    return given(folder, app=app, more=f"{routes}{timing}after_queue: {after_queue}\n", sinks=lines)
 
 
 # --- Postfix --------------------------------------------------------------------------------------------------------------
@@ -177,7 +189,7 @@ def flush_if_idle(postfix: PrivatePostfix) -> bool:
 
 
 def wait_for_empty_queue(postfix: PrivatePostfix, *, timeout: float) -> None:
-    """Tries everything again until nothing is queued, notices included; PostfixError with what is left after `timeout` seconds."""
+    """Tries everything again until nothing is queued, notices included; PostfixError, and what is left, after `timeout` s."""
     try:
         wait_for(lambda: flush_if_idle(postfix), timeout=timeout, what="an empty queue")
     except PostfixError as error:
@@ -289,28 +301,71 @@ def account(letters: Iterable[Letter], *, postfix: PrivatePostfix, outbox: MailR
     return Account(places=places, bounced=bounced, left=tuple(r for m in outbox.messages for r in m.recipients))
 
 
+@dataclass
+class Post:
+    """A running Postfix, what was sent through it, and where it may be."""
+
+    postfix: PrivatePostfix
+    outbox: MailRecorder
+    app: FaultyApp
+    letters: dict[str, Letter]
+    made: list[Installation]
+
+    def wait(self, count: int) -> dict[str, Delivery]:
+        """The newest status line of each message, once each has `count`, or is done with; tries again what is short of it."""
+        def newest() -> dict[str, Delivery]:
+            lines: dict[str, list[Delivery]] = {}
+            for each in self.postfix.deliveries():
+                lines.setdefault(each.queue_id, []).append(each)
+            found = {name: lines.get(letter.queue_id, []) for name, letter in self.letters.items()}
+            done = all(len(each) >= count or (each and each[-1].status != "deferred") for each in found.values())
+            if not done and count > 1:
+                flush_if_idle(self.postfix)
+            return {name: each[-1] for name, each in found.items()} if done else {}
+
+        return wait_for(newest, timeout=120, what=f"{count} attempts at every message")
+
+    def retry(self) -> dict[str, Delivery]:
+        """Tries again what is queued, until nobody holds a lease that a run left behind when it ended in mid-way."""
+        count = 1
+
+        def free() -> dict[str, Delivery]:
+            nonlocal count
+            count += 1
+            newest = self.wait(count)
+            return {} if any("(rule=in-flight)" in each.text for each in newest.values()) else newest
+
+        return wait_for(free, timeout=120, what="the end of every lease")
+
+    def account(self) -> Account:
+        """Where every message is now."""
+        return account(self.letters.values(), postfix=self.postfix, outbox=self.outbox, apps=[self.app], made=self.made)
+
+
 # --- runs of the script without Postfix -----------------------------------------------------------------------------------
 
 
 def start_script(python: str, script: str, made: Installation, *, queue_id: str, recipient: str,
-                 sender: str = "person@example.org") -> subprocess.Popen[bytes]:  # fmt: skip
+                 flags: Sequence[str] = ()) -> subprocess.Popen[bytes]:  # fmt: skip
     """Starts the pipe script as pipe(8) does: as gatepost, in a session of its own, with stdout and stderr as one stream.
 
-    Unlike pipe(8)'s, the pipe to it holds a megabyte: a message of less can be written at once, whatever the script does.
+    `flags`: the interpreter's, beside -I. Unlike pipe(8)'s, the pipe to it holds a megabyte: a message of less can be written
+    at once, whatever the script does.
     """
     who = ensure_user()
-    words = [f"--config={made.config}", "--size=1234", f"--sender={sender}", f"--recipient={recipient}",
+    words = [f"--config={made.config}", "--size=1234", "--sender=person@example.org", f"--recipient={recipient}",
              f"--original-recipient={recipient}", f"--queue-id={queue_id}", "--client-address=192.0.2.7",
              "--helo=mail.example.org"]  # fmt: skip
     return subprocess.Popen(
-        [python, "-I", script, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd="/",
-        user=who.pw_uid, group=who.pw_gid, extra_groups=[], env={"PATH": "/usr/bin:/bin", "LANG": "C"},
+        [python, "-I", *flags, script, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        cwd="/", user=who.pw_uid, group=who.pw_gid, extra_groups=[], env={"PATH": "/usr/bin:/bin", "LANG": "C"},
         start_new_session=True, pipesize=1 << 20)  # fmt: skip
 
 
-def run_script(python: str, script: str, made: Installation, data: bytes, *, queue_id: str, recipient: str) -> tuple[int, str]:
+def run_script(python: str, script: str, made: Installation, data: bytes, *, queue_id: str, recipient: str,
+               flags: Sequence[str] = ()) -> tuple[int, str]:  # fmt: skip
     """One whole run: exit status and the one line. `data`: the message with LF line ends, without the LF of flag B."""
-    with start_script(python, script, made, queue_id=queue_id, recipient=recipient) as process:
+    with start_script(python, script, made, queue_id=queue_id, recipient=recipient, flags=flags) as process:
         output, _ = process.communicate(data + b"\n", timeout=60)
     return process.returncode, output.decode("ascii").rstrip("\n")
 
@@ -324,8 +379,3 @@ def ended(processes: Callable[[], Iterable[int]]) -> Iterator[None]:
         for pid in processes():
             with suppress(ProcessLookupError):
                 os.kill(pid, 9)
-
-
-__all__ = ["PATIENT", "USER", "Account", "Letter", "Parked", "Service", "account", "ended", "flush_if_idle", "given", "in_apps", "in_maildir",
-           "installation", "mount_tmpfs", "open_folder", "own", "parked_in", "post", "run_script", "start_script", "unmount",
-           "wait_for_empty_queue", "wired"]

@@ -1,4 +1,4 @@
-"""A hundred deliveries cut off in mid-write by `postfix stop`, `postfix abort` or kill -9 of pipe(8): the app sees none of them.
+"""A hundred deliveries cut off in mid-write by `postfix stop`, `postfix abort` or kill -9 of pipe(8): the app sees none.
 
 A truncated standard input is a clean end of file. So half of the messages are made of blank lines: wherever they are cut off,
 what came looks whole, and only what the script knows of its reader and its parent tells. Needs root and the package postfix.
@@ -91,7 +91,7 @@ CUTS = [
     Cut(name="kill, late", end="kill", reader="late", why="the script starts with its parent already gone"),
     Cut(name="kill, waiting", end="kill", reader="waiting", why="getppid() is still the old one at the end of file"),
     Cut(name="kill, waiting, again", end="kill", reader="waiting", why="the same: it is a race"),
-    Cut(name="kill, late, shell", end="kill", reader="late", shell=True, why="the parent lives: only the reader of stdout is gone"),
+    Cut(name="kill, late, shell", end="kill", reader="late", shell=True, why="the parent lives; the reader of stdout is gone"),
     Cut(name="kill, waiting, shell", end="kill", reader="waiting", shell=True, why="the same with a script that waits"),
     Cut(name="stop, late", end="stop", reader="late", why="the sysadmin's way; two runs at once after the start"),
     Cut(name="stop, waiting", end="stop", reader="waiting", why="the same with a script that waits"),
@@ -195,13 +195,13 @@ def cut_off(place: Place, cut: Cut) -> int:
         (place.gate / "stay").touch()
     for number in range(EACH):
         place.send(f"{cut.name} {number}")
-    held = wait_for(lambda: found if len(found := place.held()) >= EACH else None, timeout=60, what=f"{EACH} in mid-write")
+    held = wait_for(lambda: found if len(found := place.held()) >= EACH else [], timeout=120, what=f"{EACH} in mid-write")
     (place.gate / "stop").unlink()
     if cut.reader == "waiting":
         for each in held:
             os.kill(each.pipe, signal.SIGSTOP)
             os.kill(each.reader, signal.SIGCONT)
-        wait_for(lambda: all(place.drained(each.reader) for each in held), timeout=60, what="scripts that wait for more")
+        wait_for(lambda: all(place.drained(each.reader) for each in held), timeout=120, what="scripts that wait for more")
     if cut.end == "kill":
         for each in held:
             os.kill(each.pipe, signal.SIGKILL)
@@ -240,7 +240,7 @@ def test_only_whole_messages_reach_the_app(place: Place, cut: Cut) -> None:
     before = len(place.made.log_lines())
     try:
         assert cut_off(place, cut) == EACH, cut.why
-        wait_for(place.arrived, timeout=90, what=f"every message at the app\n{place.postfix.log_tail()}")
+        wait_for(place.arrived, timeout=180, what=f"every message at the app\n{place.postfix.log_tail()}")
     finally:
         for name in ("stop", "stay"):
             (place.gate / name).unlink(missing_ok=True)

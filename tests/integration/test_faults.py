@@ -17,18 +17,26 @@ from typing import Any
 
 import pytest
 
-from demo.environment import Environment, run_as
-from demo.postfix_instance import Delivery, MailRecorder, PrivatePostfix, free_port, wait_for
+from demo.environment import Environment
+from demo.postfix_instance import Delivery, MailRecorder, PrivatePostfix, free_port
 from tests.faulty_app import FaultyApp
 from tests.installation import DOMAIN, WEBHOOK_SECRET, Installation, webhook
 from tests.integration.conftest import (
-    Account, Letter, Parked, Service, account, given, mount_tmpfs, open_folder, own, parked_in, post, flush_if_idle, run_script,
-    wait_for_empty_queue, wired,
-)  # fmt: skip
+    TIMING,
+    Account,
+    Post,
+    Service,
+    given,
+    mount_tmpfs,
+    open_folder,
+    own,
+    post,
+    run_script,
+    wired,
+    with_routes,
+)
 from tests.test_sinks_tls import Certificates
 
-#: Seconds: long enough for a run on a busy machine, short enough to wait for.
-TIMING = "timing: {deadline: 4s, lease: 6s, give_up_after: 4d}\n"
 #: What Postfix shows of a deferral under each rule.
 UNAVAILABLE, MISCONFIGURED, CANNOT_TAKE, CONFIG, STORE, INTERNAL = (
     (dsn, re.escape(f"{text} (rule={rule}") + "[) ]") for dsn, text, rule in (
@@ -41,6 +49,12 @@ UNAVAILABLE, MISCONFIGURED, CANNOT_TAKE, CONFIG, STORE, INTERNAL = (
     ))  # fmt: skip
 
 Wanted = tuple[str, str]
+
+
+def slug(behaviour: str) -> str:
+    """A route's and a sink's name for what the app does: status/503 is status-503."""
+    return behaviour.replace("/", "-")
+
 
 # --- the app's faults -----------------------------------------------------------------------------------------------------
 
@@ -154,6 +168,8 @@ BEHAVIOURS: list[tuple[str, Wanted, str]] = [
 ]
 LARGE = {"early-ok", "early-413", "hang-before-read", "slow-read"}  # larger than what two sockets' buffers hold
 LARGE_SIZE = 12_000_000
+#: Seconds. Apps that hang or drip hold a run for as long as that; once they are mended nobody does.
+SHORT, LONG = (f"timing: {{deadline: {seconds}s, lease: {seconds + 1}s, give_up_after: 4d}}\n" for seconds in (6, 90))
 
 TAKEN = [
     # what the app does, why
@@ -185,11 +201,6 @@ PLACES: list[tuple[str, Wanted, str]] = [
 ]
 
 
-def slug(behaviour: str) -> str:
-    """A route's and a sink's name for what the app does: status/503 is status-503."""
-    return behaviour.replace("/", "-")
-
-
 @dataclass(frozen=True)
 class Apps:
     """The receiving app, and what listens elsewhere."""
@@ -210,7 +221,7 @@ class Apps:
 
         app, good = listen(), listen(certificate=pem.good)
         wrong, expired = listen(certificate=pem.other_host), listen(certificate=pem.expired)
-        sinks = {slug(name): webhook(app.url(name)) for name, *_ in (*BEHAVIOURS, *TAKEN)}
+        sinks = {slug(name): webhook(app.url(name)) for name in (*(row[0] for row in BEHAVIOURS), *(row[0] for row in TAKEN))}
         sinks |= {f"status-{code}": webhook(app.url(f"status/{code}")) for code, *_ in STATUSES}
         sinks |= {
             "tls-other-host": webhook(wrong.url(), ca_file=pem.ca),
@@ -227,17 +238,6 @@ class Apps:
         return cls(app, sinks)
 
 
-def main_configuration(folder: Path, sinks: Mapping[str, str], after_queue: str = "bounce-verified",
-                       timing: str = TIMING) -> Installation:  # fmt: skip
-    """One configuration, with a route for each sink: `NAME+%{key}@in.example.com`. The sink `app` has its routes anyway."""
-    app = sinks.get("app", "")
-    sinks = {name: sink for name, sink in sinks.items() if name != "app"}
-    routes = "".join(f'  - name: {name}\n    address: "{name}+%{{key}}@{DOMAIN}"\n    keys: {{format: signed, secret: reply-keys}}\n'
-                     f"    deliver: [{name}]\n" for name in sinks)  # fmt: skip
-    lines = "".join(f"  {name}: {sink}\n" for name, sink in sinks.items())
-    return given(folder, app=app, more=f"{routes}{timing}after_queue: {after_queue}\n", sinks=lines)
-
-
 # --- our own faults -------------------------------------------------------------------------------------------------------
 
 Mend = Callable[[], object]
@@ -247,11 +247,20 @@ Mend = Callable[[], object]
 class Room:
     """One installation that is run by a service of its own, with something wrong in it."""
 
-    folder: Path
     made: Installation
     venv: Path
     python: Path
     script: Path
+
+    @property
+    def secrets(self) -> Path:
+        """The secrets file."""
+        return self.made.folder / "secrets.yml"
+
+    @property
+    def maildir(self) -> Path:
+        """Where its Maildir is, if it has one."""
+        return self.made.folder / "Maildir"
 
     @property
     def site(self) -> Path:
@@ -350,7 +359,7 @@ def full_store(room: Room) -> Mend:
 
 def full_maildir(room: Room) -> Mend:
     """The disk with the Maildir is full: the message does not fit."""
-    maildir = room.folder / "Maildir"
+    maildir = room.maildir
     maildir.mkdir()
     on_small_disk(maildir, room.made, size="1m")
     for name in ("cur", "new", "tmp"):
@@ -366,7 +375,7 @@ def no_store_rights(room: Room) -> Mend:
 
 def no_maildir_rights(room: Room) -> Mend:
     """The Maildir is root's."""
-    maildir = room.folder / "Maildir"
+    maildir = room.maildir
     maildir.mkdir()
     own(room.made)
     return give_to_root(maildir, 0o755)
@@ -442,6 +451,8 @@ OWN = [
           why="a library is missing, and there is no compiled copy of the configuration yet"),
     Fault(name="no module", breaks=no_package("gatepost/policy.py"), wanted=INTERNAL, own_environment=True,
           why="a file of the package was deleted"),
+    Fault(name="no transport module", breaks=no_package("gatepost_filter/transport.py"), wanted=INTERNAL, own_environment=True,
+          why="the script's own other half"),
     Fault(name="no sink module", breaks=no_package("gatepost/sinks/webhook.py"), wanted=INTERNAL, own_environment=True,
           why="a file that is imported only once the message is claimed"),
     Fault(name="no package", breaks=no_package("gatepost"), wanted=INTERNAL, own_environment=True,
@@ -485,13 +496,13 @@ OWN = [
           why="root's, mode 0600"),
     Fault(name="config that others may write", breaks=lambda room: set_mode(room.made.config, 0o666), wanted=CONFIG,
           why="refused, and the mail waits"),
-    Fault(name="secrets that others may read", breaks=lambda room: set_mode(room.folder / "app" / "secrets.yml", 0o644),
+    Fault(name="secrets that others may read", breaks=lambda room: set_mode(room.secrets, 0o644),
           wanted=CONFIG, why="refused, and the mail waits"),
-    Fault(name="secrets opened later", breaks=lambda room: set_mode(room.folder / "app" / "secrets.yml", 0o640), wanted=CONFIG,
+    Fault(name="secrets opened later", breaks=lambda room: set_mode(room.secrets, 0o640), wanted=CONFIG,
           primed=True, why="a compiled copy does not excuse it"),
-    Fault(name="unreadable secrets", breaks=lambda room: give_to_root(room.folder / "app" / "secrets.yml", 0o600), wanted=CONFIG,
+    Fault(name="unreadable secrets", breaks=lambda room: give_to_root(room.secrets, 0o600), wanted=CONFIG,
           why="root's, mode 0600"),
-    Fault(name="no secrets", breaks=lambda room: hide(room.folder / "app" / "secrets.yml"), wanted=CONFIG, why="the file is gone"),
+    Fault(name="no secrets", breaks=lambda room: hide(room.secrets), wanted=CONFIG, why="the file is gone"),
     Fault(name="no store", breaks=lambda room: hide(room.made.store), wanted=STORE, why="its disk is not mounted"),
     Fault(name="no store, primed", breaks=lambda room: hide(room.made.store), wanted=STORE, primed=True,
           why="its disk is no longer mounted"),
@@ -502,7 +513,8 @@ OWN = [
     Fault(name="unreadable revoked file", breaks=no_revoked_rights, wanted=INTERNAL,
           why="a revoked key must not pass because of a wrong mode"),
     Fault(name="maildir of root", breaks=no_maildir_rights, wanted=MISCONFIGURED, maildir=True, why="the sink's folder"),
-    Fault(name="full maildir", breaks=full_maildir, wanted=UNAVAILABLE, maildir=True, size=200_000, why="the sink's disk is full"),
+    Fault(name="full maildir", breaks=full_maildir, wanted=UNAVAILABLE, maildir=True, size=200_000,
+          why="the sink's disk is full"),
     Fault(name="wrong word in master.cf", breaks=lambda room: lambda: None, wanted=INTERNAL, change=("--helo=", "--hello="),
           why="a typing error: it cannot be mended here"),
 ]  # fmt: skip
@@ -512,8 +524,7 @@ CANNOT_BE_MENDED = {"wrong word in master.cf"}
 def room_for(fault: Fault, folder: Path, wheel: Environment, app: FaultyApp) -> Room:
     """The room of one row, with nothing wrong yet."""
     folder.mkdir()
-    inner = folder / "app"
-    made = given(inner, app="" if fault.maildir else webhook(app.url()), more=TIMING)
+    made = given(folder / "installed", app="" if fault.maildir else webhook(app.url()), more=LONG if fault.size else TIMING)
     venv = Path(wheel.folder) / "venv"
     script = Path(wheel.pipe_script)
     if fault.own_environment:
@@ -525,7 +536,7 @@ def room_for(fault: Fault, folder: Path, wheel: Environment, app: FaultyApp) -> 
         python = folder / "python"
         python.write_text("#!/bin/sh\n" + fault.wrapper.replace("{python}", f"{venv}/bin/python"))
         python.chmod(0o755)
-    return Room(inner if fault.maildir else folder, made, venv, python, script)
+    return Room(made, venv, python, script)
 
 
 # --- everything at once ---------------------------------------------------------------------------------------------------
@@ -555,50 +566,13 @@ WANTED = [
 MENDED = [row for row in WANTED if row[1] == "deferred" and row[0] not in CANNOT_BE_MENDED]
 
 
-@dataclass
-class Post:
-    """A running Postfix with every service of the tables, and what was sent through it."""
-
-    postfix: PrivatePostfix
-    outbox: MailRecorder
-    app: FaultyApp
-    letters: dict[str, Letter]
-    made: list[Installation]
-
-    def wait(self, count: int) -> dict[str, Delivery]:
-        """The newest status line of each message, once each has `count`, or is done with; tries again what is short of it."""
-        def newest() -> dict[str, Delivery]:
-            lines: dict[str, list[Delivery]] = {}
-            for each in self.postfix.deliveries():
-                lines.setdefault(each.queue_id, []).append(each)
-            found = {name: lines.get(letter.queue_id, []) for name, letter in self.letters.items()}
-            done = all(len(each) >= count or (each and each[-1].status != "deferred") for each in found.values())
-            if not done and count > 1:
-                flush_if_idle(self.postfix)
-            return {name: each[-1] for name, each in found.items()} if done else {}
-
-        return wait_for(newest, timeout=120, what=f"{count} attempts at every message")
-
-    def retry(self) -> dict[str, Delivery]:
-        """Tries again what is queued, until nobody holds a lease that a run left behind when it ended in mid-way."""
-        for count in range(2, 12):
-            newest = self.wait(count)
-            if not any("(rule=in-flight)" in each.text for each in newest.values()):
-                return newest
-        raise AssertionError("a lease never ends")
-
-    def account(self) -> Account:
-        """Where every message is now."""
-        return account(self.letters.values(), postfix=self.postfix, outbox=self.outbox, apps=[self.app], made=self.made)
-
-
 @pytest.fixture(scope="module")
 def seen(wheel: Environment, tree: Environment) -> Iterator[Seen]:
     """Sends every row's message, looks, mends what was broken, tries again, and looks again."""
     with ExitStack() as stack:
         folder = stack.enter_context(open_folder("faults"))
         apps = Apps.start(stack, folder / "certificates")
-        main = main_configuration(folder / "main", apps.sinks)
+        main = with_routes(folder / "main", apps.sinks, timing=SHORT)
         rooms = {fault.name: room_for(fault, folder / f"room-{number}", wheel, apps.app) for number, fault in enumerate(OWN)}
         controls = control_services(folder, wheel, tree, apps.app)
         services = [Service(made=main, python=wheel.python, script=wheel.pipe_script), *controls.values()]
@@ -663,7 +637,8 @@ def look(postfix: PrivatePostfix, outbox: MailRecorder, apps: Apps, main: Instal
         mend()
     text = main.config.read_text()
     sound = f'webhook: "{apps.app.url()}"'
-    main.config.write_text(re.sub(r", ca_file: [^}]*", "", re.sub(r'webhook: "[^"]*"', sound, text)))
+    text = re.sub(r", ca_file: [^}]*", "", re.sub(r'webhook: "[^"]*"', sound, text))
+    main.config.write_text(text.replace(SHORT, LONG))
     last = posted.retry()
     taken: dict[str, list[Mapping[str, str]]] = {}
     for each in apps.app.taken:
@@ -717,222 +692,3 @@ def test_the_tables_are_as_large_as_they_say() -> None:
     assert len({code for code, *_ in STATUSES}) >= 30
     assert all(row[3] for row in WANTED)
     assert len({row[0] for row in WANTED}) == len(WANTED)
-
-
-# --- deliberate refusals --------------------------------------------------------------------------------------------------
-
-SENDERS = [
-    ("person@example.org", "a stranger"),
-    ("", "the null sender: nothing could be sent to it (RFC 5321 4.5.5)"),
-    ("postmaster@in.example.com", "our own domain, forged"),
-    ("root@mx.example.com", "this host's own name, forged"),
-    ("reply+nobody@in.example.com", "an address of a route: a notice would come back to us"),
-]
-REFUSED_KEYS = [
-    ("unknown", "no key at all"),
-    ("forged", "made with another secret"),
-    ("expired", "its last day was yesterday"),
-    ("revoked", "named in the revoked: file"),
-]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Refusal:
-    """One message that is refused on purpose: under which `after_queue`, what it is, and what must become of it.
-
-    `place`: parked (`head` or `whole`), discarded or bounced. `rule`: the slug, or for a bounce the code and text.
-    """
-
-    mode: str
-    what: str
-    sender: str = "person@example.org"
-    place: str
-    rule: str
-    why: str
-
-    @property
-    def name(self) -> str:
-        """The test's id."""
-        return f"{self.mode}: {self.what} from <{self.sender}>"
-
-
-REFUSALS = [
-    *(Refusal(mode="bounce-verified", what=what, sender=sender, place="head", rule=f"key-{what}", why=f"{why}; {who}")
-      for what, why in REFUSED_KEYS for sender, who in SENDERS),
-    *(Refusal(mode="bounce-verified", what="closed", sender=sender, place="discarded" if not sender else "whole",
-              rule="app-refused" if sender else "null-sender", why=f"the app refuses; {who}") for sender, who in SENDERS),
-    Refusal(mode="bounce-verified", what="automatic", place="discarded", rule="automatic", why="a machine is never answered"),
-    Refusal(mode="bounce", what="unknown", place="bounced", rule="5.1.1 No such address", why="one notice, to the sender"),
-    Refusal(mode="bounce", what="forged", place="bounced", rule="5.1.1 No such address", why="the same words for every bad key"),
-    Refusal(mode="bounce", what="expired", place="bounced", rule="5.1.1 No such address", why="the same words for every bad key"),
-    Refusal(mode="bounce", what="revoked", place="bounced", rule="5.1.1 No such address", why="the same words for every bad key"),
-    Refusal(mode="bounce", what="closed", place="bounced", rule="5.7.1 This discussion is closed.", why="the app's own words"),
-    Refusal(mode="bounce", what="unknown", sender="", place="head", rule="key-unknown", why="nothing to send a notice to"),
-    Refusal(mode="bounce", what="automatic", place="discarded", rule="automatic", why="a machine is never answered"),
-    Refusal(mode="bounce", what="good", sender="", place="discarded", rule="null-sender", why="no person has a null sender"),
-    Refusal(mode="park", what="unknown", place="head", rule="key-unknown", why="a refused key is parked as headers only"),
-    Refusal(mode="park", what="closed", place="whole", rule="app-refused", why="what the app refused a person may want to read"),
-    Refusal(mode="park", what="automatic", place="discarded", rule="automatic", why="screening says discard, not reject"),
-    Refusal(mode="discard", what="unknown", place="discarded", rule="key-unknown", why="as the person wished"),
-    Refusal(mode="discard", what="closed", place="discarded", rule="app-refused", why="as the person wished"),
-    *(Refusal(mode="bounce-verified", what=f"status-{code}", place="whole", rule="app-cannot-take", why="the third time")
-      for code in (400, 413, 415, 422)),
-]  # fmt: skip
-MODES = tuple(dict.fromkeys(row.mode for row in REFUSALS))
-CANNOT_TAKE_TRIES = 3
-
-
-@dataclass(frozen=True)
-class Refused:
-    """What became of every refusal."""
-
-    said: Mapping[str, Sequence[Delivery]]
-    letters: Mapping[str, Letter]
-    found: Account
-    parked: Mapping[str, Parked]
-    notices: Sequence[str]
-
-
-def recipient_of(row: Refusal, number: int, made: Installation) -> str:
-    """An address that no other row has, so that each can go its own way."""
-    if row.what == "unknown":
-        return f"reply+nonsense{number}@{DOMAIN}"
-    key = made.key(f"k{number}", days=-1 if row.what == "expired" else None,
-                   **({"secret": "x" * 40} if row.what == "forged" else {}))  # fmt: skip
-    return made.address(key) if not row.what.startswith(("closed", "status")) else f"{row.what}+{key}@{DOMAIN}"
-
-
-@pytest.fixture(scope="module")
-def refused(wheel: Environment) -> Iterator[Refused]:
-    """Sends a message for each row, and what the app cannot take three times."""
-    with ExitStack() as stack:
-        folder = stack.enter_context(open_folder("refused"))
-        app = stack.enter_context(FaultyApp(secrets=[WEBHOOK_SECRET]))
-        sinks = {"closed": webhook(app.url("refuse"))}
-        sinks |= {row.what: webhook(app.url(row.what.replace("-", "/"))) for row in REFUSALS if row.what.startswith("status-")}
-        services = {mode: Service(made=main_configuration(folder / mode, {"app": webhook(app.url()), **sinks}, mode),
-                                  python=wheel.python, script=wheel.pipe_script, name=f"after-{mode}" if number else "gatepost")
-                    for number, mode in enumerate(MODES)}  # fmt: skip
-        recipients = {row.name: recipient_of(row, number, services[row.mode].made) for number, row in enumerate(REFUSALS)}
-        for row in REFUSALS:
-            if row.what == "revoked":
-                revoke(wheel, services[row.mode].made, recipients[row.name])
-        transports = {recipients[row.name]: services[row.mode].name for row in REFUSALS}
-        postfix, outbox = stack.enter_context(wired(list(services.values()), transports=transports))
-        letters = {row.name: post(postfix, row.name, recipients[row.name], sender=row.sender,
-                                  headers="Auto-Submitted: auto-replied\n" if row.what == "automatic" else "")
-                   for row in REFUSALS}  # fmt: skip
-        posted = Post(postfix, outbox, app, letters, [service.made for service in services.values()])
-        for count in range(1, CANNOT_TAKE_TRIES + 1):
-            posted.wait(count)
-        wait_for_empty_queue(postfix, timeout=60)
-        yield Refused({name: postfix.deliveries(letter.queue_id) for name, letter in letters.items()}, letters,
-                      posted.account(), {each.queue_id: each for made in posted.made for each in parked_in(made)},
-                      [message.recipients[0] for message in outbox.messages if message.sender == ""])  # fmt: skip
-
-
-def revoke(wheel: Environment, made: Installation, address: str) -> None:
-    """As a person does it."""
-    done = run_as("gatepost", [wheel.command, "key", "revoke", "--config", str(made.config), address])
-    assert done.returncode == 0, done
-
-
-@pytest.mark.parametrize("row", REFUSALS, ids=[row.name for row in REFUSALS])
-def test_a_refusal_ends_as_after_queue_says(refused: Refused, row: Refusal) -> None:
-    """Behind the queue a refusal is parked, discarded or bounced, as the configuration has it, and Postfix is done with it."""
-    letter, said = refused.letters[row.name], refused.said[row.name]
-    tries = CANNOT_TAKE_TRIES if row.rule == "app-cannot-take" else 1
-    assert [each.status for each in said[:-1]] == ["deferred"] * (tries - 1)
-    assert len(said) == tries
-    if row.place == "bounced":
-        assert (said[-1].status, f"{said[-1].dsn} {said[-1].text}".strip()) == ("bounced", row.rule), row.why
-        assert refused.found.places[row.name] == ()
-        return
-    word = "discarded" if row.place == "discarded" else "parked"
-    assert said[-1].status == "sent", row.why
-    assert f"({word} rule={row.rule} " in said[-1].text, row.why
-    assert refused.found.places[row.name] == (word,)
-    if word == "parked":
-        parked = refused.parked[letter.queue_id]
-        assert (parked.rule, parked.headers_only) == (row.rule, row.place == "head")
-        assert parked.kind == ("kept" if row.rule == "app-cannot-take" else "refused")
-        assert letter.message_id.encode() in parked.raw
-        assert (b"\r\n\r\nHello." in parked.raw) is (row.place == "whole")
-
-
-def test_a_notice_leaves_for_a_bounce_and_for_nothing_else(refused: Refused) -> None:
-    """Exactly one notice, to the sender, for each refusal under `bounce`; with bounce-verified none, whoever the sender."""
-    bounced = [row.sender for row in REFUSALS if row.place == "bounced"]
-    assert sorted(refused.notices) == sorted(bounced)
-    assert sorted(refused.found.left) == sorted(bounced)
-    assert len(refused.found.bounced) == len(bounced)
-    assert not refused.found.doubled
-
-
-# --- an app that stays down -----------------------------------------------------------------------------------------------
-
-#: Seconds. The three are days in earnest; their order is what matters.
-GIVE_UP_AFTER, QUEUE_LIFETIME = 3, 14
-DOWN = [
-    ("refused", "nobody listens"),
-    ("status-503", "maintenance that never ends"),
-    ("status-404", "a URL that is wrong"),
-    ("login-page", "a login page in its place"),
-    ("hang", "it takes the message and never answers"),
-    ("drip-body", "it never comes to an end"),
-    ("close", "it hangs up"),
-]
-MESSAGES_EACH = 3
-
-
-@dataclass(frozen=True)
-class GivenUp:
-    """What became of mail for an app that stays down, and of one message that is never given up."""
-
-    letters: Mapping[str, Letter]
-    found: Account
-    parked: Mapping[str, Parked]
-    control: Letter
-    notices: Sequence[str]
-
-
-@pytest.fixture(scope="module")
-def given_up(wheel: Environment) -> Iterator[GivenUp]:
-    """Tries again and again until the queue is empty."""
-    with ExitStack() as stack:
-        folder = stack.enter_context(open_folder("down"))
-        app = stack.enter_context(FaultyApp(secrets=[WEBHOOK_SECRET]))
-        sinks = {name: webhook(app.url(name.replace("status-", "status/"))) for name, _ in DOWN}
-        sinks["refused"] = webhook(f"http://127.0.0.1:{free_port()}/mail")
-        timing = f"timing: {{deadline: 1.5s, lease: 2s, give_up_after: {GIVE_UP_AFTER}s}}\n"
-        made = main_configuration(folder / "main", sinks, timing=timing)
-        never = given(folder / "never", app=sinks["refused"], more=TIMING)
-        control = never.address(never.key("control"))
-        lifetime = {"maximal_queue_lifetime": f"{QUEUE_LIFETIME}s"}
-        services = [Service(made=one, python=wheel.python, script=wheel.pipe_script, name=name)
-                    for name, one in (("gatepost", made), ("never", never))]  # fmt: skip
-        postfix, outbox = stack.enter_context(wired(services, transports={control: "never"}, options=lifetime))
-        last = post(postfix, "control", control, sender="control@example.net")
-        letters = {f"{name} {number}": post(postfix, f"{name} {number}", f"{name}+{made.key(f'd{number}')}@{DOMAIN}")
-                   for number in range(MESSAGES_EACH) for name, _ in DOWN}  # fmt: skip
-        wait_for_empty_queue(postfix, timeout=120)
-        found = account(letters.values(), postfix=postfix, outbox=outbox, apps=[app], made=[made, never])
-        yield GivenUp(letters, found, {each.queue_id: each for each in parked_in(made)}, last,
-                      [message.recipients[0] for message in outbox.messages])  # fmt: skip
-
-
-@pytest.mark.parametrize(("name", "why"), DOWN, ids=[row[0] for row in DOWN])
-def test_an_app_that_stays_down_bounces_nothing(given_up: GivenUp, name: str, why: str) -> None:
-    """Past give_up_after, and before Postfix would bounce it, the message is parked whole for a person, rule gave-up."""
-    for number in range(MESSAGES_EACH):
-        letter = given_up.letters[f"{name} {number}"]
-        assert given_up.found.places[letter.name] == ("parked",), why
-        parked = given_up.parked[letter.queue_id]
-        assert (parked.rule, parked.kind, parked.headers_only) == ("gave-up", "kept", False)
-        assert parked.raw.endswith(letter.data.replace(b"\n", b"\r\n"))
-
-
-def test_without_giving_up_postfix_bounces(given_up: GivenUp) -> None:
-    """The control: the same app with give_up_after out of reach, and Postfix tells the sender. No other notice has left."""
-    assert given_up.found.bounced == (given_up.control.queue_id,)
-    assert given_up.notices == [given_up.control.sender]

@@ -1,7 +1,8 @@
 """The pipe script killed at random points a thousand times, and run twice at once: nothing is lost, nothing comes as two.
 
-Without Postfix, which would be too slow for it: the script is run as pipe(8) runs it, as user gatepost, two at a time. A kill is
-SIGKILL, so no line of Python has a say in it. The delays are drawn over the whole run, from a fixed seed. Needs root.
+Without Postfix, which would be too slow for it: the script is run as pipe(8) runs it, as user gatepost, two at a time. A kill
+is SIGKILL, so no line of Python has a say in it. The delays are drawn from a fixed seed: every other over the whole run, every
+other over its second half, where the ledger, the sink and the answer are. Needs root.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ PAIRS = 50
 SEED = 20261121
 #: Seconds. A killed run's lease ends soon, and is longer than the deadline all the same.
 SHORT, LONG = "timing: {deadline: 3s, lease: 3.2s}\n", "timing: {deadline: 30s, lease: 31s}\n"
-#: What the whole thousand may take; a machine on which it takes longer is not one to test on.
-BOUND = 400.0
+#: Seconds that the whole thousand may take; about 60 where nobody else is at work.
+BOUND = 900.0
 #: Bytes of every fifth message: more than one chunk to every sink, less than the pipe to the script is made to hold.
 LARGE = 150_000
 FILES = """\
@@ -127,7 +128,8 @@ def opened(environment: Environment, timing: str) -> Iterator[Bench]:
     """A store that no run has touched yet: a kill may hit its making, too."""
     with open_folder("killed") as folder, HoldingApp() as app:
         maildir = folder / "installed" / "Maildir"
-        made = given(folder / "installed", app=webhook(app.url()), more=FILES + timing, sinks=f"  files: {{maildir: {maildir}}}\n")
+        sinks = f"  files: {{maildir: {maildir}}}\n"
+        made = given(folder / "installed", app=webhook(app.url()), more=FILES + timing, sinks=sinks)
         yield Bench(environment, made, app)
 
 
@@ -229,7 +231,7 @@ def kill_a_thousand(bench: Bench) -> Killings:
             fresh = [bench.mail(len(done.mails) + number) for number in range(ROUND - len(waiting))]
             done.mails += fresh
             waiting += fresh
-            delays = {mail.number: chance.uniform(0, 1.2 * took) for mail in waiting}
+            delays = {mail.number: chance.uniform(chance.choice((0, 0.5)) * took, 1.2 * took) for mail in waiting}
             for mail, run in run_all(disturbed, waiting):
                 done.runs.append(run)
                 times[mail.number] = times.get(mail.number, 0) + run.killed

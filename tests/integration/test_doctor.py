@@ -1,0 +1,299 @@
+"""The doctor beside a real Postfix: the fragments as they are have no FAIL, and each planted fault is named first.
+
+Also what takes root to plant: files of other users. Needs root and the package postfix.
+"""
+
+from __future__ import annotations
+
+import json
+import pwd
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from demo.environment import USER, Environment
+from demo.postfix_instance import PrivatePostfix
+from demo.world import World, new_mail
+from gatepost.stores.database import DATABASE
+from tests.installation import Installation
+from tests.integration.conftest import PERSON, Service, given, open_folder, own, post, wired
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """An installation, the Postfix that runs it, and the command that came with it."""
+
+    made: Installation
+    postfix: PrivatePostfix
+    environment: Environment
+
+    def report(self, *options: str, status: int | None = None, user: str = "root") -> list[dict[str, str]]:
+        """What `gatepost doctor --json` says, worst first; its exit status is checked."""
+        account = pwd.getpwnam(user)
+        command = [self.environment.command, "doctor", "--json", "--config", str(self.made.config), *options]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd="/", user=account.pw_uid,
+                              group=account.pw_gid, extra_groups=[], env={"PATH": "/usr/bin:/bin", "LANG": "C"})  # fmt: skip
+        assert done.stderr == ""
+        assert status is None or done.returncode == status, done.stdout
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    def file(self, name: str) -> Path:
+        """main.cf, master.cf, or a map."""
+        folder = self.postfix.config_folder if name.endswith(".cf") else self.postfix.maps_folder
+        return folder / name
+
+
+@pytest.fixture(scope="module")
+def wiring(wheel: Environment) -> Iterator[Wiring]:
+    """A healthy installation behind a running Postfix; it has had a message."""
+    with open_folder("doctor") as folder:
+        made = given(folder / "installed")
+        service = Service(made=made, python=wheel.python, script=wheel.pipe_script)
+        with wired([service]) as (postfix, _):
+            letter = post(postfix, "first", "support@in.example.com")
+            postfix.wait_delivery(letter.queue_id)
+            yield Wiring(made, postfix, wheel)
+
+
+@contextmanager
+def restored(wiring: Wiring) -> Iterator[None]:
+    """Postfix's files are afterwards as they were."""
+    names = ("main.cf", "master.cf", "recipients.regexp", "aliases.regexp", "status.regexp")
+    before = {name: wiring.file(name).read_bytes() for name in names}
+    try:
+        yield
+    finally:
+        for name, text in before.items():
+            wiring.file(name).write_bytes(text)
+
+
+def test_the_fragments_as_they_are_have_no_fault(wiring: Wiring) -> None:
+    """Every check is ok: nothing to mend, and nothing that could not be looked at. The instance is found without its name."""
+    found = wiring.report(status=0)
+    assert {check["status"] for check in found} == {"ok"}, found
+    (instance,) = [check for check in found if check["name"] == "postfix"]
+    assert str(wiring.postfix.config_folder) in instance["evidence"]
+    named = wiring.report("--postfix-config", str(wiring.postfix.config_folder), status=0)
+    assert [check for check in named if check["name"] == "postfix"] == [instance]
+    account = pwd.getpwnam(USER)
+    assert {path.stat().st_uid for path in wiring.made.store.rglob("*")} == {account.pw_uid}
+
+
+def test_its_own_user_may_ask_too(wiring: Wiring) -> None:
+    """As the user gatepost nothing is FAIL; what only root may see is unknown."""
+    found = wiring.report("--postfix-config", str(wiring.postfix.config_folder), status=0, user=USER)
+    assert {check["name"] for check in found if check["status"] != "ok"} == {"postfix-running"}
+
+
+def test_a_stranger_is_told_to_be_somebody_else(wiring: Wiring) -> None:
+    """Who may not read the secrets gets no report that looks healthy."""
+    first = wiring.report(status=75, user="nobody")[0]
+    assert (first["name"], first["status"]) == ("secrets-file", "FAIL")
+    assert "root or as gatepost" in first["evidence"]
+
+
+def main_cf(setting: str) -> tuple[str, str, str]:
+    """A setting that replaces the fragment's."""
+    return ("main.cf", rf"(?m)^{setting.partition('=')[0].strip()} *=.*\n", f"{setting}\n")
+
+
+#: A change (file, expression, replacement), the check that must be named first, its status, and a word of its evidence.
+FAULTS = [
+    pytest.param(("master.cf", r"(?s)\ngatepost .*", "\n"), "postfix-service", "FAIL", "no service", id="no service"),
+    pytest.param(("master.cf", r"n  n  -  10  pipe", "n  y  -  10  pipe"), "postfix-service", "FAIL", "chrooted",
+                 id="a chroot"),
+    pytest.param(("master.cf", r"-  n  n  -  10", "-  -  n  -  10"), "postfix-service", "FAIL", "another user",
+                 id="unprivileged"),
+    pytest.param(("master.cf", r"--config=\S+", "--config=/etc/gatepost/other.yml"), "postfix-config", "FAIL", "other.yml",
+                 id="another configuration"),
+    pytest.param(("master.cf", r"--config=\S+", ""), "postfix-config", "FAIL", "no --config", id="no configuration"),
+    pytest.param(("master.cf", r"user=gatepost", "user=nosuchuser"), "postfix-user", "FAIL", "no such user", id="no such user"),
+    pytest.param(("master.cf", r"user=gatepost", "user=nobody"), "postfix-user", "FAIL", "gatepost", id="another user"),
+    pytest.param(("master.cf", r"user=gatepost", "user=postfix"), "postfix-user", "FAIL", "runs no command",
+                 id="Postfix's user"),
+    pytest.param(("master.cf", r"argv=\S+", "argv=/opt/nowhere/bin/python"), "postfix-python", "FAIL", "deferred",
+                 id="no Python"),
+    pytest.param(("master.cf", r"argv=\S+", "argv=/bin/false"), "postfix-python", "FAIL", "deferred", id="something else"),
+    pytest.param(("master.cf", r"argv=\S+", "argv=/usr/bin/python3"), "postfix-python", "FAIL", "yaml", id="a missing library"),
+    pytest.param(("master.cf", r"flags=Bq", "flags=q"), "postfix-flags", "FAIL", "cut off", id="no flag B"),
+    pytest.param(("master.cf", r"flags=Bq", "flags=B"), "postfix-flags", "FAIL", "quotes", id="no flag q"),
+    pytest.param(("master.cf", r"flags=Bq", "flags=BqDR"), "postfix-flags", "FAIL", "DR", id="flags that add header fields"),
+    pytest.param(("master.cf", r"null_sender=", ""), "postfix-flags", "FAIL", "MAILER-DAEMON", id="no null_sender"),
+    pytest.param(("master.cf", r"--queue-id=\S+", ""), "postfix-arguments", "FAIL", "--queue-id", id="no queue ID"),
+    pytest.param(("master.cf", r"--helo=\S+", "--helo=${client_name}"), "postfix-arguments", "FAIL", "--helo",
+                 id="another fact"),
+    pytest.param(("master.cf", r" -I ", " "), "postfix-arguments", "FAIL", "-I", id="no -I"),
+    pytest.param(("master.cf", r"gatepost_time_limit=150s", "gatepost_time_limit=100s"), "postfix-time-limit", "FAIL", "100 s",
+                 id="a time limit below the deadline"),
+    pytest.param(("master.cf", r"gatepost_time_limit=150s", "gatepost_time_limit=2m"), "postfix-time-limit", "FAIL", "120 s",
+                 id="a time limit that is the deadline"),
+    pytest.param(("master.cf", r" *-o pipe_delivery_status_filter=\S+\n", ""), "postfix-belt", "FAIL", "bounces", id="no belt"),
+    pytest.param(("status.regexp", r"(?s).*", "/^4/ 4.0.0\n"), "postfix-belt", "FAIL", "as it is",
+                 id="a belt that holds nothing"),
+    pytest.param(("status.regexp", r"(?s).*", r"/^5\.[0-9.]+ (.*)/ 4.3.0 $1"), "postfix-belt", "warn", "refusals wait",
+                 id="a belt that holds everything"),
+    pytest.param(("master.cf", r"/status.regexp", "/nowhere.regexp"), "postfix-belt", "FAIL", "nowhere",
+                 id="a belt without table"),
+    pytest.param(main_cf("gatepost_destination_recipient_limit = 50"), "postfix-recipient-limit", "FAIL", "50",
+                 id="50 at once"),
+    pytest.param(("main.cf", r"(?m)^gatepost_destination_recipient_limit.*\n", ""), "postfix-recipient-limit", "FAIL", "50",
+                 id="the default of recipients at once"),
+    pytest.param(main_cf("virtual_mailbox_domains = example.com"), "postfix-domains", "FAIL", "in.example.com", id="no domain"),
+    pytest.param(main_cf("mydestination = in.example.com"), "postfix-domains", "FAIL", "mydestination", id="a domain twice"),
+    pytest.param(main_cf("virtual_transport = virtual"), "postfix-transport", "FAIL", "virtual", id="another transport"),
+    pytest.param(("main.cf", r"\Z", "transport_maps = inline:{in.example.com=smtp:}\n"), "postfix-transport", "FAIL", "smtp",
+                 id="a transport map before it"),
+    pytest.param(("recipients.regexp", r"(?m)^/.*support.*\n", ""), "postfix-recipients", "FAIL", "support",
+                 id="a route missing"),
+    pytest.param(("recipients.regexp", r"\Z", "/@in/ OK\n"), "postfix-recipients", "FAIL", "no route", id="any recipient"),
+    pytest.param(main_cf("virtual_mailbox_maps ="), "postfix-recipients", "FAIL", "empty", id="no table of recipients"),
+    pytest.param(main_cf("smtpd_reject_unlisted_recipient = no"), "postfix-recipients", "FAIL", "unlisted", id="any is taken"),
+    pytest.param(("aliases.regexp", r"\Z", "/@in.example.com$/ x@example.org\n"), "postfix-aliases", "FAIL", "x@example.org",
+                 id="an alias that takes every key"),
+    pytest.param(("aliases.regexp", r"(?s).*", "/^nobody@/ x@example.org\n"), "postfix-people", "FAIL", "postmaster",
+                 id="nobody behind postmaster"),
+    pytest.param(("aliases.regexp", PERSON, "support@in.example.com"), "postfix-people", "FAIL", "no person",
+                 id="a route behind postmaster"),
+    pytest.param(main_cf("smtpd_relay_restrictions = permit"), "postfix-relay", "FAIL", "open relay", id="an open relay"),
+    pytest.param(main_cf("smtpd_relay_restrictions = permit_mynetworks, defer_unauth_destination"), "postfix-relay", "warn", "454",
+                 id="454 for foreign domains"),
+    pytest.param(main_cf("smtpd_forbid_bare_newline = no"), "postfix-smuggling", "FAIL", "hide", id="open to smuggling"),
+    pytest.param(main_cf("smtpd_forbid_bare_newline_exclusions = $mynetworks"), "postfix-smuggling", "warn", "mynetworks",
+                 id="smuggling from mynetworks"),
+    pytest.param(main_cf("enable_long_queue_ids = no"), "postfix-queue-ids", "FAIL", "again", id="short queue IDs"),
+    pytest.param(main_cf("maximal_queue_lifetime = 3d"), "postfix-lifetimes", "FAIL", "3 d", id="a queue of three days"),
+    pytest.param(main_cf("bounce_queue_lifetime = 4"), "postfix-lifetimes", "FAIL", "4 d", id="as long as give_up_after"),
+    pytest.param(main_cf("minimal_backoff_time = 3m"), "postfix-backoff", "warn", "180 s", id="a retry within the lease"),
+    pytest.param(("main.cf", r"\Z", "soft_bounce = yes\n"), "postfix-brakes", "FAIL", "soft_bounce", id="soft_bounce"),
+    pytest.param(("main.cf", r"\Z", "defer_transports = smtp, gatepost\n"), "postfix-brakes", "FAIL", "gatepost",
+                 id="held back"),
+    pytest.param(main_cf("delay_warning_time = 4h"), "postfix-delay-warning", "warn", "4h", id="delay warnings"),
+    pytest.param(main_cf("message_size_limit = 0"), "postfix-size", "warn", "no limit", id="no limit of size"),
+    pytest.param(("main.cf", r"\Z", "queue_minfree = 999999999999999\n"), "postfix-disk", "FAIL", "452", id="no room for mail"),
+    pytest.param(("main.cf", r"\Z", "mydestination = x.example\n"), "postfix", "warn", "mydestination", id="a setting twice"),
+    pytest.param(main_cf("maximal_queue_lifetime = soon"), "postfix-lifetimes", "FAIL", "no time", id="a time that is none"),
+    pytest.param(("main.cf", "/recipients.regexp", "/nowhere.regexp"), "postfix-recipients", "FAIL", "nowhere",
+                 id="no recipients"),
+    pytest.param(("main.cf", "/aliases.regexp", "/nowhere.regexp"), "postfix-aliases", "FAIL", "nowhere", id="no aliases"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "name", "status", "says"), FAULTS)
+def test_a_planted_fault_is_named_first(
+    wiring: Wiring, change: tuple[str, str, str], name: str, status: str, says: str
+) -> None:
+    """The first line of the report is the check that the fault belongs to; it says what mends it."""
+    file, expression, replacement = change
+    with restored(wiring):
+        text, changed = re.subn(expression, lambda _: replacement, wiring.file(file).read_text(), count=1)
+        assert changed, change
+        wiring.file(file).write_text(text)
+        found = wiring.report("--postfix-config", str(wiring.postfix.config_folder), status=1 if status == "FAIL" else 0)
+    first = found[0]
+    assert (first["name"], first["status"]) == (name, status), found[:3]
+    assert says in first["evidence"]
+    assert first["mend"]
+
+
+# --- files of other users -------------------------------------------------------------------------------------------------
+
+
+def of(user: str, *names: str) -> Callable[[Installation], None]:
+    """These files, below the installation's folder, belong to somebody else."""
+
+    def plant(made: Installation) -> None:
+        for name in names:
+            path = made.folder / name
+            for each in (path, *path.rglob("*")):
+                shutil.chown(each, user, user if user != "nobody" else "nogroup")
+
+    return plant
+
+
+def left_by_root(made: Installation) -> None:
+    """As a command that ran as root would leave it."""
+    (made.store / f"{DATABASE}-journal").touch(mode=0o600)
+
+
+OWNERS = [
+    pytest.param(of("root", "store"), "store-folder", "FAIL", "pipe(8) runs nothing as root", id="a store of root's"),
+    pytest.param(of("nobody", "store"), "store-folder", "FAIL", "gatepost runs as gatepost", id="a store of somebody else's"),
+    pytest.param(of("root", f"store/{DATABASE}"), "store-files", "FAIL", DATABASE, id="a ledger of root's"),
+    pytest.param(left_by_root, "store-files", "FAIL", "-journal", id="a journal of root's"),
+    pytest.param(of("root", "secrets.yml"), "secrets-file", "FAIL", "cannot read it", id="secrets of root's"),
+    pytest.param(of("nobody", "secrets.yml"), "secrets-file", "FAIL", "cannot read it", id="secrets of somebody else's"),
+    pytest.param(of("nobody", "gatepost.yml"), "config-file", "warn", "neither root nor gatepost",
+                 id="a stranger's configuration"),
+    pytest.param(of("nobody", "gatepost.log"), "log", "FAIL", "cannot write", id="a log of somebody else's"),
+    pytest.param(of("root", "Maildir"), "sink:app", "FAIL", "may not write", id="a Maildir of root's"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("plant", "name", "status", "says"), OWNERS)
+def test_a_file_of_another_user_is_named_first(
+    wiring: Wiring, plant: Callable[[Installation], None], name: str, status: str, says: str
+) -> None:
+    """As root the doctor looks with the eyes of the user that the script runs as."""
+    try:
+        plant(wiring.made)
+        first = wiring.report(status=1 if status == "FAIL" else 0)[0]
+    finally:
+        (wiring.made.store / f"{DATABASE}-journal").unlink(missing_ok=True)
+        own(wiring.made)
+    assert (first["name"], first["status"]) == (name, status), first
+    assert says in first["evidence"]
+    assert first["mend"]
+
+
+def test_a_configuration_that_only_root_can_read(wiring: Wiring) -> None:
+    """Root reads it without a word; every message would be deferred."""
+    shutil.chown(wiring.made.config, "root", "root")
+    wiring.made.config.chmod(0o600)
+    try:
+        first = wiring.report(status=1)[0]
+    finally:
+        wiring.made.config.chmod(0o644)
+        own(wiring.made)
+    assert (first["name"], first["status"]) == ("config-file", "FAIL")
+
+
+def test_a_folder_without_postfix_is_named_first(wiring: Wiring) -> None:
+    """Where a folder was named there must be a main.cf in it."""
+    first = wiring.report("--postfix-config", str(wiring.made.folder), status=1)[0]
+    assert (first["name"], first["status"]) == ("postfix", "FAIL")
+    assert "main.cf" in first["evidence"]
+
+
+def test_a_postfix_that_does_not_run_is_named_first(wiring: Wiring) -> None:
+    """Nobody takes mail then."""
+    wiring.postfix.stop()
+    try:
+        first = wiring.report("--postfix-config", str(wiring.postfix.config_folder), status=1)[0]
+    finally:
+        wiring.postfix.start()
+    assert (first["name"], first["status"]) == ("postfix-running", "FAIL")
+
+
+# --- the demo -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_demo_is_healthy() -> None:
+    """`make demo`'s installation, with its app and a message through it: every check is ok, the probes included."""
+    with open_folder("doctor-demo") as folder:
+        world = World(folder, lambda _: None)
+        try:
+            world.build(lambda _: None)
+            mail = new_mail(world.address("order-7"))
+            world.postfix.wait_delivery(world.send(mail).queue_id)
+            found = [json.loads(line) for line in world.gatepost("doctor", "--probe", "--json").splitlines()]
+            assert {check["status"] for check in found} == {"ok"}, found
+            assert len(world.received(mail, mail.recipients[0])) == 1
+            assert len(world.app_log.read_text().splitlines()) == 1
+        finally:
+            world.close()
