@@ -40,6 +40,7 @@ routes:
   - {{name: noop, address: "noop+%{{key}}@{domain}", keys: {{format: signed, secret: reply-keys}}, deliver: [folder]}}
   - {{name: maildir, address: "maildir+%{{key}}@{domain}", keys: {{format: signed, secret: reply-keys}}, deliver: [folder]}}
   - {{name: webhook, address: "webhook+%{{key}}@{domain}", keys: {{format: signed, secret: reply-keys}}, deliver: [app]}}
+limits: {{per_key: [100000/1m, 100000/5m, 100000/1h], per_sender: [100000/1m, 100000/5m, 100000/1h]}}
 sinks:
   app: {{webhook: "http://{loopback}:{port}/mail", secret: app-webhook}}
   folder: {{maildir: {folder}/mail/Maildir}}
@@ -133,9 +134,9 @@ class Place:
         """The configuration as the pipe script sees it."""
         return load(str(self.config))
 
-    def address(self, pipe: str) -> str:
-        """An address with a live key, of one of PIPES."""
-        key = mint(secret=self._secret.encode(), key_id="reply-keys", domain=DOMAIN, subject=b"ticket-42")
+    def address(self, pipe: str, subject: str = "ticket-42") -> str:
+        """An address with a live key, of one of PIPES; each subject has a key of its own."""
+        key = mint(secret=self._secret.encode(), key_id="reply-keys", domain=DOMAIN, subject=subject.encode())
         return fill(f"{pipe}+%{{key}}@{DOMAIN}", key)
 
     def arguments(self, pipe: str, queue_id: str) -> list[str]:

@@ -41,12 +41,12 @@ _POLL: Final = 0.005
 def measure(place: Place, say: Callable[[str], None]) -> Results:
     """Rounds of noop, Maildir, webhook; medians."""
     for pipe in PIPES:
-        _turn(place, pipe, WARM_UP)
+        _turn(place, pipe, WARM_UP, 0)
     rates: dict[str, list[float]] = {pipe: [] for pipe in PIPES}
     started = time.monotonic()
     while True:
         for pipe in PIPES:
-            rates[pipe].append(MESSAGES / _turn(place, pipe, MESSAGES))
+            rates[pipe].append(MESSAGES / _turn(place, pipe, MESSAGES, len(rates[pipe]) + 1))
         done = len(rates["noop"])
         say(f"  round {done}: " + ", ".join(f"{pipe} {rates[pipe][-1]:.0f}/s" for pipe in PIPES))
         seconds = time.monotonic() - started
@@ -67,13 +67,16 @@ def summary(rates: dict[str, list[float]]) -> Results:
     return results
 
 
-def _turn(place: Place, pipe: str, count: int) -> float:
-    """Seconds from the first connection to the last delivery of `count` messages. PostfixError where one was not delivered."""
+def _turn(place: Place, pipe: str, count: int, number: int) -> float:
+    """Seconds from the first connection to the last delivery of `count` messages. PostfixError where one was not delivered.
+
+    Each turn has a key of its own: a limit counts what came for a key, and no key in use has thousands of messages an hour.
+    """
     had, accepted, position = place.arrived(pipe), place.accepted(), _size(place)
     started = time.perf_counter()
     source = subprocess.run(  # noqa: S603 - Postfix's own load generator
         ["/usr/sbin/smtp-source", "-s", str(SESSIONS), "-m", str(count), "-l", str(MESSAGE_BYTES), "-f", "person@example.org",
-         "-t", place.address(pipe), "-M", "client.example.net", f"{LOOPBACK}:{place.postfix.port}"],
+         "-t", place.address(pipe, f"turn-{number:03}"), "-M", "client.example.net", f"{LOOPBACK}:{place.postfix.port}"],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=_PATIENCE, check=False)
     if source.returncode:
         raise PostfixError(f"smtp-source: exit status {source.returncode}: {source.stdout.decode(errors='replace')}")

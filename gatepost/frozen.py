@@ -5,8 +5,8 @@ version reads what this one wrote (unknown lines are passed over).
 Never: JSON. `json` brings `re` and costs every message 6 ms, and nobody but `thaw` reads this
 (docs/decisions/0001-start-up-is-the-cost.md).
 
-One line for each part, its fields between tabs: `decision`, `key`, `kind`, `thread`, `sender`, and a `finding` for each. Within a
-field tabs, line ends, backslashes and everything that is not printable ASCII are escaped as Python escapes them.
+One line for each part, its fields between tabs: `decision`, `key`, `kind`, `thread`, `sender`, and a `finding` for each.
+Within a field tabs, line ends, backslashes and everything that is not printable ASCII are escaped as Python escapes them.
 """
 
 from __future__ import annotations

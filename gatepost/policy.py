@@ -11,7 +11,7 @@ from __future__ import annotations
 from gatepost.decision import RULES, Decision, Finding, Key, Sender, Step, Thread, rule_decision
 from gatepost.keys.keyring import check
 from gatepost.keys.outgoing import domain_of
-from gatepost.keys.reply_ids import key_of
+from gatepost.keys.reply_ids import key_of, readings
 from gatepost.keys.signed import day_text, owner_matches
 from gatepost.mail.address import compile_pattern
 from gatepost.mail.recipient import NEVER_A_KEY, fold, is_role, recipient
@@ -114,13 +114,13 @@ class _Case:
         parents += [("References", each) for each in reversed(self.message.references)]
         tried: set[tuple[str, str]] = set()
         for found_in, message_id in parents:
-            named = key_of(message_id)
-            if named is None or named in tried or len(tried) >= _THREAD_TRIES:
-                continue
-            tried.add(named)
-            # First without the revoked: file: a stranger may name 500, and each look into a large file takes milliseconds.
-            if self._made_by(route, named) == "live" and self._named_verdict(named).result == "live":
-                return Thread(found_in=found_in, parent_message_id=message_id), named
+            for named in readings(message_id):
+                if named in tried or len(tried) >= _THREAD_TRIES:
+                    continue
+                tried.add(named)
+                # First without the revoked: file: a stranger may name many, and a look into a large file takes milliseconds.
+                if self._made_by(route, named) == "live" and self._named_verdict(named).result == "live":
+                    return Thread(found_in=found_in, parent_message_id=message_id), named
         return None, ("", "")
 
     def _made_by(self, route: Route, named: tuple[str, str]) -> str:

@@ -169,6 +169,7 @@ class Finding(Value):
     slug: str
     family: str
     evidence: str = ""
+    strength: str = "alone"
 
 
 class Message(Value):
@@ -408,6 +409,7 @@ class _Reader:
     def _findings(self) -> tuple[Finding, ...]:
         return tuple(
             Finding(slug=self._text(each, "slug", path), family=self._text(each, "family", path, ""),
+                    strength=self._text(each, "strength", path, "alone"),
                     evidence=self._text(each, "evidence", path, ""))
             for each, path in self._objects(self._data, "findings", "data.")
         )

@@ -17,7 +17,30 @@ if TYPE_CHECKING:
     AfterQueue = Literal["bounce-verified", "bounce", "park", "discard"]
     MustMatch = Literal["", "reject", "park", "flag"]
 
-__all__ = ["USUAL_LIMITS", "KeySettings", "LimitSettings", "ParkedLimits", "ParserLimits", "Route", "Screening", "Settings", "Sink", "Timing", "from_tree"]
+__all__ = [
+    "DISCOVERY",
+    "USUAL_LIMITS",
+    "KeySettings",
+    "LimitSettings",
+    "ParkedLimits",
+    "ParserLimits",
+    "Route",
+    "Screening",
+    "Settings",
+    "Sink",
+    "Timing",
+    "from_tree",
+]
+
+
+#: The fields that name recipients, in the order in which they are asked. To first: it is what the sender wrote. Then what hosts on
+#: the way wrote of the envelope's recipient (Delivered-To: qmail, Postfix, Gmail; Envelope-To: Exim; X-Original-To: Postfix;
+#: X-Gm-Original-To: Gmail's routing), every `for` of Received (RFC 5321 4.4), and last what says least (RFC 5322 3.6.6;
+#: Apparently-To: sendmail, RFC 2076 3.18).
+DISCOVERY: Final = (
+    "To", "Delivered-To", "X-Delivered-To", "Envelope-To", "X-Envelope-To", "Received", "X-Original-To", "X-Forwarded-To",
+    "X-Gm-Original-To", "Resent-To", "Resent-Cc", "Cc", "Apparently-To",
+)  # fmt: skip
 
 
 class ParserLimits(Value):
@@ -113,17 +136,19 @@ class Route(Value):
 
 
 class Sink(Value):
-    """Where an accepted message goes. `target`: a URL for a webhook, an absolute folder for a Maildir.
+    """Where an accepted message goes. `target`: a URL for a webhook, an absolute folder for a Maildir, a command's program.
 
+    `argv`: a command's words, the absolute path of the program first; no part of a message is ever put into them.
     `secrets`: a webhook's HMAC keys, decoded, oldest first; every one signs. `ca_file`: PEM, "" = the system's.
     """
 
     name: str
-    kind: Literal["webhook", "maildir"]
+    kind: Literal["webhook", "maildir", "command"]
     target: str
     format: Literal["json", "raw"] = "json"
     confirm: bool = False
     ca_file: str = ""
+    argv: tuple[str, ...] = ()
     secrets: tuple[bytes, ...] = ()
 
 
@@ -137,6 +162,7 @@ class Settings(Value):
     after_queue: AfterQueue = "bounce-verified"
     parked: ParkedLimits
     parser: ParserLimits
+    discovery: tuple[str, ...] = DISCOVERY
     sinks: tuple[Sink, ...]
     limits: LimitSettings = LimitSettings()
     store: str = "/var/lib/gatepost"
@@ -171,7 +197,12 @@ def from_tree(tree: dict[str, Any]) -> Settings:
                     **route,
                     "keys": keys
                     and KeySettings(
-                        **{**keys, "secrets": tuple(keys["secrets"]), "former_domains": tuple(keys["former_domains"]), "kinds": tuple(keys["kinds"])}
+                        **{
+                            **keys,
+                            "secrets": tuple(keys["secrets"]),
+                            "former_domains": tuple(keys["former_domains"]),
+                            "kinds": tuple(keys["kinds"]),
+                        }
                     ),
                     "screening": Screening(**route["screening"]),
                     "deliver": tuple(route["deliver"]),
@@ -182,6 +213,7 @@ def from_tree(tree: dict[str, Any]) -> Settings:
         **{
             **tree,
             "trusted": tuple(tree["trusted"]),
+            "discovery": tuple(tree["discovery"]),
             "routes": tuple(routes),
             "limits": LimitSettings(
                 **{name: tuple((count, seconds) for count, seconds in windows) for name, windows in tree["limits"].items()}
@@ -189,6 +221,8 @@ def from_tree(tree: dict[str, Any]) -> Settings:
             "timing": Timing(**tree["timing"]),
             "parked": ParkedLimits(**tree["parked"]),
             "parser": ParserLimits(**tree["parser"]),
-            "sinks": tuple(Sink(**{**sink, "secrets": tuple(sink["secrets"])}) for sink in tree["sinks"]),
+            "sinks": tuple(
+                Sink(**{**sink, "secrets": tuple(sink["secrets"]), "argv": tuple(sink["argv"])}) for sink in tree["sinks"]
+            ),
         }
     )

@@ -109,7 +109,7 @@ def test_a_dedicated_route_gives_its_own_address(made: Installation, capsys: pyt
     file = made.folder / "reply.eml"
     file.write_bytes(message(headers=f"In-Reply-To: {new['message_id']}\n"))
     tried = asked(capsys, "try", str(file), "--recipient", "support@in.example.com")
-    assert tried["key"] == {"subject": "ticket-7", "options": []}
+    assert tried["key"] == {"kind": "", "subject": "ticket-7", "options": []}
 
 
 def test_revoke_names_the_routes_that_still_take_the_key(made: Installation, capsys: pytest.CaptureFixture[str]) -> None:
@@ -123,6 +123,19 @@ def test_try_shows_no_control_characters(made: Installation, capsys: pytest.Capt
     file = made.folder / "evil.eml"
     file.write_bytes(message(headers="Auto-Submitted: auto-replied\x1b]0;owned\x07\n"))
     assert "\x1b" not in answer(capsys, "try", str(file), "--recipient", made.address(made.key()), status=1)
+
+
+def test_try_finds_every_recipient_that_a_message_names(made: Installation, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without --recipient the head says whom it is for: one answer for each address of ours."""
+    file = made.folder / "two.eml"
+    to = made.address(made.key())
+    file.write_bytes(message(to=f"someone@example.org, {to}", headers="Cc: reply+bad@in.example.com\n"))
+    lines = answer(capsys, "try", str(file), "--json", status=1).splitlines()
+    assert [(json.loads(line)["recipient"], json.loads(line)["rule"]) for line in lines] == [
+        (to, "accepted"), ("reply+bad@in.example.com", "key-unknown"),
+    ]  # fmt: skip
+    file.write_bytes(message(to="someone@example.org"))
+    assert "names no address of ours" in complaint(capsys, "try", str(file))
 
 
 KEY_MISTAKES = [

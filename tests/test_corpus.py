@@ -20,7 +20,7 @@ SCREENED: Final = ("automatic", "bounces", "loops", "lists", "spam")
 
 @pytest.mark.parametrize("case", cases(), ids=lambda case: case.id)
 def test_a_message_of_the_corpus_gets_its_decision(case: Case) -> None:
-    """Findings, rule, action, the action behind the queue and the sender are the table's; for odd bytes the parser's flags too."""
+    """Findings, rule, action, the action behind the queue and the sender are the table's; for odd bytes the flags too."""
     envelope = Envelope(sender=case.sender, recipient=case.recipient, queue_id=case.queue_id)
     message = parse(from_pipe(case.raw), SETTINGS.parser)
     decision = decide(envelope, message, SETTINGS, FACTS)

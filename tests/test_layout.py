@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "mail": {"value", "settings", "digest"},
     "keys": {"value", "settings", "digest"},
     "screening": {"value", "settings", "decision", "mail"},
+    "discovery": {"value", "settings", "mail", "keys", "policy"},
     "policy": {"value", "settings", "decision", "mail", "keys", "screening"},
     "log": {"settings"},
     "stores": {"value", "errors", "settings", "digest"},
@@ -36,7 +37,7 @@ MAY_IMPORT = {
     "cli": None,  # all
 }
 DOOR_MAY_IMPORT = {"gateway", "config", "decision", "errors", "log", "mail", "settings"}
-PURE = ("value", "errors", "decision", "frozen", "queue_id", "settings", "digest", "mail", "keys", "screening", "policy")
+PURE = ("discovery", "value", "errors", "decision", "frozen", "queue_id", "settings", "digest", "mail", "keys", "screening", "policy")
 IMPURE_MODULES = {"socket", "subprocess", "sqlite3", "urllib", "http", "ssl", "asyncio", "threading", "shutil", "tempfile"}
 IMPURE_NAMES = {("os", "environ"), ("os", "getenv"), ("os", "open"), ("time", "time"), ("datetime", "now")}
 #: What the pipe script must not import for an ordinary message: each costs milliseconds of every message
@@ -132,7 +133,7 @@ def test_the_pipe_script_puts_off_what_a_message_does_not_need() -> None:
     code = (
         f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'filter')!r}]\n"
         "import gatepost_filter.transport, gatepost.gateway, gatepost.config, gatepost.mail.canonical, gatepost.log\n"
-        "import gatepost.sinks.maildir\n"
+        "import gatepost.sinks.maildir, gatepost.sinks.webhook, gatepost.sinks.command\n"
         "print('\\n'.join(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True, timeout=60)

@@ -13,6 +13,7 @@ It is not in pipe.py, because Python keeps what it has compiled of a module, but
 from __future__ import annotations
 
 import os
+import sys
 import time
 
 _STARTED = time.monotonic()  # the first thing that the script imports
@@ -61,6 +62,9 @@ class Exit:
         try:
             text = "".join(c if " " <= c <= "~" else "?" for c in line[:LINE_LIMIT])
             os.write(self.line_to, text.encode("ascii")[: LINE_LIMIT - 1] + b"\n")
+            command = sys.modules.get("gatepost.sinks.command")
+            if command is not None:  # a program that it has started must not go on without us
+                command.end_running()
         finally:  # where nobody reads, pipe(8) is gone, and the status goes nowhere either
             os._exit(status)
 

@@ -6,6 +6,7 @@ Exit status: 0 = no FAIL; 1 = at least one; 75 = the configuration cannot be use
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import textwrap
@@ -37,9 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--postfix-config",
-        default="",
+        default=os.environ.get("POSTFIX_CONFIG", ""),
         metavar="FOLDER",
-        help="the folder of the main.cf to look at, or `none` (default: the Postfix that runs this gatepost.yml)",
+        help="the folder of its main.cf, or `none` (default: $POSTFIX_CONFIG, else the Postfix that runs this gatepost.yml)",
     )
     parser.set_defaults(run=run)
 

@@ -168,9 +168,7 @@ def _find(settings: Settings, arguments: argparse.Namespace) -> tuple[Route, str
         if "@" in text:
             _, key_text = route_for(recipient(text), settings)
             key = key_text or key
-    verdict = check(
-        _keys(route), key, domain, now=time.time(), revoked=read_revoked(route), listed=(read_list(route),)
-    )
+    verdict = check(_keys(route), key, domain, now=time.time(), revoked=read_revoked(route), listed=(read_list(route),))
     return route, key, verdict
 
 

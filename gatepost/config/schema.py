@@ -8,6 +8,7 @@ Never: opens a file (a path is only folded and made absolute); holds a secret (`
 
 from __future__ import annotations
 
+from gatepost.config.nodes import Text
 from gatepost.config.notes import Notes, shown, suggestion
 from gatepost.config.scalars import (
     absolute_path,
@@ -29,7 +30,7 @@ from gatepost.config.scalars import (
 from gatepost.config.sections import Section, entries, items, later, listed, mapped, scalar, section
 from gatepost.keys.formats import CANNOT_TELL, FORMATS
 from gatepost.mail.address import check_pattern, compile_pattern, overlap
-from gatepost.settings import USUAL_LIMITS, KeySettings, ParkedLimits, ParserLimits, Screening, Settings, Sink, Timing
+from gatepost.settings import DISCOVERY, USUAL_LIMITS, KeySettings, ParkedLimits, ParserLimits, Screening, Settings, Sink, Timing
 from gatepost.value import Value
 
 TYPE_CHECKING = False
@@ -63,11 +64,13 @@ _parser: Table = {
     name: _most_bytes if name.endswith("_bytes") else _most_things
     for name in ParserLimits._fields
 }
+_parser["recipient_fields"] = listed(scalar(choice(*DISCOVERY)), least=1)
 #: Names that people write one level too high or too low.
 _elsewhere = {
     **dict.fromkeys(_timing, "timing:"), **dict.fromkeys(_parked, "parked:"), **dict.fromkeys(_limits, "limits:"),
     **dict.fromkeys(_screening, "screening:"),
-    **dict.fromkeys(("address", "deliver", "keys"), "a route"), **dict.fromkeys(("webhook", "maildir", "confirm"), "a sink"),
+    **dict.fromkeys(("address", "deliver", "keys"), "a route"),
+    **dict.fromkeys(("webhook", "maildir", "command", "confirm"), "a sink"),
     "secret": "a route's keys: or a sink", "must-match": "a route's sender:",
 }
 
@@ -120,7 +123,8 @@ def check(root: Node, notes: Notes, folder: str) -> Draft:
             "max_bytes": parked.get("max_size", ParkedLimits.max_bytes),
             "min_free_percent": parked.get("min_free", ParkedLimits.min_free_percent),
         },
-        "parser": dict(_sub(top, "parser").values),
+        "parser": {name: value for name, value in _sub(top, "parser").values.items() if name != "recipient_fields"},
+        "discovery": _sub(top, "parser").get("recipient_fields", list(DISCOVERY)),
         "limits": _limits_tree(top),
         "sinks": sinks,
         "store": top.get("store", Settings.store),
@@ -410,12 +414,19 @@ def _sink_table(folder: str) -> Table:
         "confirm": scalar(truth),
         "ca_file": scalar(file_name(folder)),
         "maildir": scalar(absolute_path),
-        "command": _no_command,
+        "command": _command,
     }
 
 
-def _no_command(node: Node, notes: Notes, _name: str) -> None:
-    notes.problem(node, f"command: {_NOT_YET}; use webhook: or maildir:")
+def _command(node: Node, notes: Notes, name: str) -> list[str] | None:
+    """A program and its words: a list, since no shell takes a line apart; absolute, since there is no PATH to look along."""
+    if isinstance(node, Text) and node.text:
+        notes.problem(node, f"{name}: must be a list, one word an item, such as [/bin/app, --mail]: there is no shell")
+        return None
+    words: list[str] | None = listed(scalar(str), least=1)(node, notes, name)
+    if words and not words[0].startswith("/"):
+        notes.problem(items(node)[0], f"{name}: {shown(words[0])} is no absolute path: begin the program with /")
+    return words
 
 
 def _agree(entry: Entry, sink: Section, notes: Notes) -> None:
@@ -424,20 +435,23 @@ def _agree(entry: Entry, sink: Section, notes: Notes) -> None:
     if not kinds and sink.meant & {"webhook", "maildir", "command"}:
         return
     if not kinds:
-        notes.problem(entry.name, f"{shown(entry.name.text)}: says nowhere to go: give it webhook: URL or maildir: /FOLDER")
+        notes.problem(entry.name, (
+            f"{shown(entry.name.text)}: says nowhere to go: give it webhook: URL, maildir: /FOLDER or command: [/PROGRAM]"))
     elif len(kinds) > 1:
         notes.problem(sink.nodes[kinds[1]], f"{kinds[1]}: this sink is a {kinds[0]} already; make it two sinks")
     elif kinds == ["webhook"] and not sink.wrote("secret"):
         notes.problem(entry.name, f"{shown(entry.name.text)}: secret is missing: the name of an entry in the secrets file")
-    elif kinds == ["maildir"]:
+    elif kinds != ["webhook"]:
         for name in ("secret", "format", "confirm", "ca_file"):
             if name in sink.nodes:
-                notes.problem(sink.nodes[name], f"{name}: belongs to a webhook; this sink is a maildir")
+                notes.problem(sink.nodes[name], f"{name}: belongs to a webhook; this sink is a {kinds[0]}")
 
 
 def _sink_tree(entry: Entry, sink: Section) -> dict[str, Any]:
-    kind = "maildir" if "maildir" in sink.nodes else "webhook"
+    kind = next((name for name in ("maildir", "command") if name in sink.nodes), "webhook")
+    words = sink.get("command", [])
+    target = next(iter(words), "") if kind == "command" else sink.get(kind, "")
     return {
-        "name": entry.name.text, "kind": kind, "target": sink.get(kind, ""), "secrets": [],
+        "name": entry.name.text, "kind": kind, "target": target, "argv": words, "secrets": [],
         **sink.good(format=Sink.format, confirm=Sink.confirm, ca_file=Sink.ca_file),
     }

@@ -14,7 +14,7 @@ from gatepost.config.compiled import COPY_NAME
 from gatepost.config.loading import build
 from gatepost.doctor.check import fail, not_used, ok, unknown, warn
 from gatepost.doctor.subject import Subject, mode_of, name_of
-from gatepost.errors import ConfigError
+from gatepost.errors import ConfigError, Problem
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,15 +24,19 @@ __all__ = ["load", "questions"]
 
 
 def load(config: str, *, pipe_script: str, python: str, postfix: str, probe: bool, now: float) -> Subject:
-    """Reads the configuration as `config check` does. Never raises ConfigError: the subject has the problems."""
+    """Reads the configuration as `config check` does. Never raises: the subject has the problems."""
     path = os.path.abspath(config)
     subject = Subject(config=path, settings=None, pipe_script=pipe_script, python=python, postfix=postfix, probe=probe, now=now)
     try:
         built = build(path)
+        settings = built.settings()
     except ConfigError as error:
         foreign = [problem.file for problem in error.problems if problem.file != path]
         return subject.replace(problems=error.problems, secrets=foreign[0] if foreign else "")
-    return subject.replace(settings=built.settings(), warnings=built.warnings, secrets=built.secrets_path)
+    except Exception as error:  # noqa: BLE001 - a bug of ours, and the person must be told which
+        own = Problem(file=path, text=f"cannot be read by a fault of gatepost's own: {type(error).__name__}: {error}")
+        return subject.replace(problems=(own,))
+    return subject.replace(settings=settings, warnings=built.warnings, secrets=built.secrets_path)
 
 
 def questions(subject: Subject) -> Questions:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from contextlib import suppress
 
 from gatepost.value import Value
 
@@ -88,8 +89,10 @@ class Instance(Value):
 
     def _postmap(self, table: str, key: str) -> str:
         status, said, complaint = run("postmap", "-c", self.folder, "-q", key, table)
-        if complaint or status > 1:
-            raise PostfixError(f"{table}: {complaint or f'postmap: exit status {status}'}")
+        known = {each.partition(": warning: ")[2] for each in self.complaints}  # about main.cf, from every command
+        new = [line for line in complaint.splitlines() if line.partition(": warning: ")[2] not in known - {""}]
+        if new or status > 1:
+            raise PostfixError(f"{table}: {'; '.join(new) or f'postmap: exit status {status}'}")
         return said.strip()
 
     def lists(self, value: str, domain: str) -> bool:
@@ -121,8 +124,9 @@ class Instance(Value):
         return f"{change} && {self.command('postfix reload')}"
 
 
-def find(folder: str, config: str) -> Instance | None:
-    """The instance in `folder`; where that is "", the one that runs our script with `config`, else the host's default.
+def find(folder: str, config: str, domains: tuple[str, ...]) -> Instance | None:
+    """The instance in `folder`; where that is "", the one that runs our script with `config`, else the one whose virtual
+    mailbox domains have one of `domains`, else the host's default.
 
     Looked at are the default instance and, as root, those that run. None: there is no Postfix. Raises PostfixError.
     """
@@ -132,13 +136,17 @@ def find(folder: str, config: str) -> Instance | None:
         return None
     status, said, _ = run("postconf", "-h", "config_directory")
     default = said.strip() if status == 0 else "/etc/postfix"
+    found = []
     for each in (default, *(other for other in _running() if other != default)):
-        try:
-            instance = _read(each)
-        except PostfixError:
-            continue
+        with suppress(PostfixError):
+            found.append(_read(each))
+    for instance in found:
         if service_of(instance, config) is not None:
             return instance
+    for instance in found:
+        with suppress(PostfixError, OSError):
+            if any(instance.lists(instance.parameter("virtual_mailbox_domains"), domain) for domain in domains):
+                return instance
     return _read(default) if os.path.exists(os.path.join(default, "main.cf")) else None
 
 

@@ -80,7 +80,7 @@ def discover(subject: Subject) -> Wired:
     if subject.postfix == "none":
         return Wired(subject=subject, instance=None, settings={})
     try:
-        instance = find(subject.postfix, subject.config)
+        instance = find(subject.postfix, subject.config, domains(subject.sound))
     except PostfixError as error:
         return Wired(subject=subject, instance=None, settings={}, fault=str(error))
     if instance is None:

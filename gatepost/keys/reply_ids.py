@@ -7,7 +7,7 @@ Never: says that a key is genuine. Whoever reads one has it checked by `keyring`
 
 from __future__ import annotations
 
-__all__ = ["key_of", "mint"]
+__all__ = ["key_of", "mint", "readings"]
 
 _PREFIX = "reply-"
 _MIN_RANDOM = 8  # bytes: two of 2**32 mails for one key share an ID with a chance of one half
@@ -44,3 +44,12 @@ def key_of(message_id: str) -> tuple[str, str] | None:
     if not key or (dot and not random):
         return None
     return key, domain
+
+
+def readings(message_id: str) -> tuple[tuple[str, str], ...]:
+    """Every (key, domain) that a Message-ID may carry: without RANDOM, and, since another app's key may have a dot, with it."""
+    first = key_of(message_id)
+    if first is None:
+        return ()
+    whole = message_id.strip().lower().removeprefix("<").partition("@")[0].removeprefix(_PREFIX)
+    return (first,) if whole == first[0] else (first, (whole, first[1]))

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["AuthenticationResults", "Result", "authentication_results"]
 
+#: Octets of a field; real ones have under 2,000. A longer one is not read.
+FIELD_BYTES: Final = 16_384
 #: Results of one field. A message with 20 signatures has 25.
 RESULTS: Final = 50
 #: Properties of one result. DKIM has six.
@@ -46,6 +48,8 @@ class AuthenticationResults(Value):
 
 def authentication_results(value: bytes) -> AuthenticationResults | None:
     """An unfolded value; None where it says not who speaks, or in another version than 1."""
+    if len(value) > FIELD_BYTES:
+        return None
     parts: list[list[tuple[str, str, bool]]] = [[]]
     for token in tokens(value, b";="):
         kind = token[0]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Final
 
+    from gatepost.mail.headers import Field
     from gatepost.mail.message import Message
 
     Detector = Callable[[Message], Iterator[Finding]]
@@ -97,12 +98,20 @@ def _precedence(message: Message) -> Iterator[Finding]:
 
     bulk is too, but beside a list's mark it says only that a list passed on what a person wrote: then it is weak.
     """
-    for name, title in (("precedence", "Precedence"), ("x-precedence", "X-Precedence")):
-        for field in message.headers.all(name):
-            word = _first_word(field.value).replace(b"-", b"_")
-            if word in (b"junk", b"auto_reply", b"autoreply") or (word == b"bulk" and not lists.passed_on(message)):
-                slug = f"{name}-{word.decode('ascii').replace('_', '-')}"
-                yield _finding(slug, f"{title}: {_shown(field.value)}")
+    written = [(field, _PRECEDENCES.get(_first_word(field.value), "")) for field in _precedence_fields(message)]
+    listed = any(word == "bulk" for _, word in written) and lists.passed_on(message)
+    for field, word in written:
+        if word and not (word == "bulk" and listed):
+            yield _finding(f"{field.name}-{word}", f"{field.name.title()}: {_shown(field.value)}")
+
+
+_PRECEDENCES: Final[dict[bytes, str]] = {
+    b"junk": "junk", b"bulk": "bulk", b"auto_reply": "auto-reply", b"auto-reply": "auto-reply", b"autoreply": "auto-reply",
+}  # fmt: skip
+
+
+def _precedence_fields(message: Message) -> tuple[Field, ...]:
+    return (*message.headers.all("precedence"), *message.headers.all("x-precedence"))
 
 
 # Weak detectors. None of them is asked where one of the others found something, nor of a message that says
@@ -111,10 +120,8 @@ def _precedence(message: Message) -> Iterator[Finding]:
 
 def _list_bulk(message: Message) -> Iterator[Finding]:
     """Precedence: bulk on what a list passed on."""
-    for name in ("precedence", "x-precedence"):
-        for field in message.headers.all(name):
-            if _first_word(field.value) == b"bulk" and lists.passed_on(message):
-                yield _weak("list-bulk", "Precedence: bulk beside a list's mark")
+    if any(_first_word(field.value) == b"bulk" for field in _precedence_fields(message)) and lists.passed_on(message):
+        yield _weak("list-bulk", "Precedence: bulk beside a list's mark")
 
 
 def _suppress(message: Message) -> Iterator[Finding]:

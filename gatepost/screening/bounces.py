@@ -35,6 +35,8 @@ _POSTMASTERS: Final = (
     "doublebounce", "mailsystem", "postoffice", "mailmarshal", "interscan", "mailadmin", "mailmaster", "systemadministrator",
     "mailrouter",
 )  # fmt: skip
+#: Where large providers send complaints from, without a report's type (Outlook.com's JMRP, AOL's feedback loop).
+_COMPLAINTS: Final = ("staff@hotmail.com", "scomp@aol.net")
 #: Local parts that make a message worth a look inside, and nothing more.
 _SUSPECTS: Final = (
     "admin", "administrator", "sysadmin", "root", "daemon", "mail", "mailserver", "mailgateway", "mailgate", "smtp",
@@ -138,7 +140,7 @@ def _null_return_path(_envelope: Envelope, message: Message) -> Iterator[Finding
 def _postmaster(_envelope: Envelope, message: Message) -> Iterator[Finding]:
     """Second. postmaster@ and its like, or a display name such as Mail Delivery System. People answer from postmaster@, too."""
     for mailbox in message.from_.list[:1]:
-        if _plain(recipient(mailbox.address).local) in _POSTMASTERS:
+        if _plain(recipient(mailbox.address).local) in _POSTMASTERS or mailbox.address.lower() in _COMPLAINTS:
             yield _weak("postmaster-sender", f"From is {mailbox.address[:60]}")
         elif mailbox.name.lower().startswith(_SYSTEM_NAMES):
             yield _weak("postmaster-sender", f"From calls itself {mailbox.name[:60]!r}")

@@ -71,7 +71,8 @@ VACATION: Final[dict[str, tuple[str, ...]]] = {
     "ko": ("자동 회신", "자동 응답", "자동응답", "자동회신", "부재 중", "부재중"),
 }  # fmt: skip
 
-#: Beginnings that MTAs and mail services print, and people do not. Weak alone; with a sender such as postmaster@ they decide.
+#: Beginnings that MTAs and mail services print, and people do not. Behind one that ends in a space anything may follow. Weak
+#: alone; with a sender such as postmaster@ they decide.
 BOUNCE: Final = (
     # sendmail, Postfix, Exim, qmail, smail, Courier, OpenSMTPD, DragonFly, James
     "returned mail", "undelivered mail returned to sender", "mail delivery failed", "mail delivery failure", "failure notice",
@@ -95,7 +96,8 @@ BOUNCE: Final = (
     "email delivery failure", "mail could not be delivered", "message could not be delivered",
     "your message could not be delivered", "sorry, your message could not be delivered", "your mail could not be delivered",
     "message undeliverable", "mail undeliverable", "undeliverable mail", "undeliverable message", "undeliverable e-mail",
-    "undeliverable email", "there was an error sending your mail", "complaint about message from", "email feedback report",
+    "undeliverable email", "there was an error sending your mail", "complaint about message from ",
+    "email feedback report for ", "warning: could not send message for ", "warning: message ", "mail failure ",
     "fail to deliver", "rückläufer", "zustellung fehlgeschlagen", "mail delivery failed: returning message to sender",
     "returning message to sender", "メール配信に失敗", "メール配信エラー", "配信エラー", "系统退信", "退信", "退信通知",
     "系統退信", "來自系統的退信", "来自系统的退信",
@@ -129,8 +131,9 @@ def begins_with(subject: str, phrases: tuple[str, ...]) -> bool:
     """Does the folded subject begin with one of them, and end there as a machine's words end?"""
     if not subject.startswith(phrases):
         return False
-    rests = [subject[len(phrase.rstrip("]")) :].lstrip() for phrase in phrases if subject.startswith(phrase)]
-    return any(not rest or rest.startswith(_ENDS) for rest in rests)
+    begun = [phrase for phrase in phrases if subject.startswith(phrase)]
+    rests = [subject[len(phrase.rstrip("]")) :].lstrip() for phrase in begun]
+    return any(not rest or rest.startswith(_ENDS) for rest in rests) or any(phrase.endswith(" ") for phrase in begun)
 
 
 def is_vacation(subject: str) -> bool:

@@ -1,7 +1,8 @@
 """Where an accepted message goes: one module a kind of sink, each loaded only when a message needs it.
 
-The map: `delivery` (what a sink is given, what it answers); `webhook`, `maildir` (the sinks); `envelope_json` (the webhook's
-body), `head_fields` (what stands in front of a raw message); `http_post` over `wire` or `wire_tls` (one request, one deadline).
+The map: `delivery` (what a sink is given, what it answers); `webhook`, `maildir`, `command` (the sinks); `envelope_json` (the
+webhook's body), `head_fields` (what stands in front of a raw message); `http_post` over `wire` or `wire_tls` (one request, one
+deadline).
 
 Promises: `deliver` ends by its deadline and answers with an `Outcome`; only "delivered" lets a door acknowledge the message.
 Never: raises for anything that the other side does or fails to do; retries; keeps anything between two calls.
@@ -24,7 +25,7 @@ __all__ = ["deliver"]
 def deliver(sink: Sink, delivery: Delivery, *, deadline: float, now: Callable[[], float] = time.time) -> Outcome:
     """Hands one message to one sink, once.
 
-    `deadline`: time.monotonic() seconds by which it has ended (a disk that hangs is beyond it: only the webhook is bounded).
+    `deadline`: time.monotonic() seconds by which it has ended (a disk that hangs is beyond it: the Maildir is not bounded).
     `now`: Unix seconds, for the signature's timestamp. What is not the other side's doing (MemoryError, a bug) passes
     through; the door defers.
     """
@@ -32,6 +33,10 @@ def deliver(sink: Sink, delivery: Delivery, *, deadline: float, now: Callable[[]
         from gatepost.sinks import maildir
 
         return maildir.deliver(sink, delivery, deadline=deadline, now=now)
+    if sink.kind == "command":
+        from gatepost.sinks import command
+
+        return command.deliver(sink, delivery, deadline=deadline, now=now)
     from gatepost.sinks import webhook
 
     return webhook.deliver(sink, delivery, deadline=deadline, now=now)
