@@ -130,6 +130,12 @@ class Gateway:
         self.now = now
         self._opened: Ledger | None = None
 
+    def close(self) -> None:
+        """Lets go of the ledger. For processes that live on; the pipe script ends by os._exit, which costs no sync."""
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None
+
     def _ledger(self) -> Ledger:
         if self._opened is None:
             self._opened = Ledger.open(self.settings.store)

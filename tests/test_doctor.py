@@ -146,6 +146,13 @@ def damaged(made: Installation) -> None:
         file.write(b"\xa5" * size)
 
 
+def miscounted(made: Installation) -> None:
+    """The header (bytes 36 to 39) counts free pages that are not there: every statement works, and the file is not whole."""
+    with (made.store / DATABASE).open("r+b") as file:
+        file.seek(36)
+        file.write(b"\0\0\0\x05")
+
+
 def in_place_of(name: str, text: bytes) -> Plant:
     """A file of the store with another content."""
 
@@ -186,6 +193,7 @@ FAULTS = [
     pytest.param(in_place_of(HOST_ID, b"0" * 32), "ledger", "FAIL", 1, id="another host's id"),
     pytest.param(ledger("PRAGMA user_version=99"), "ledger", "FAIL", 1, id="a newer gatepost's ledger"),
     pytest.param(damaged, "ledger", "FAIL", 1, id="a damaged page"),
+    pytest.param(miscounted, "ledger", "FAIL", 1, id="free pages that are not there"),
     pytest.param(lambda made: (made.store / DATABASE).chmod(0o400), "ledger", "FAIL", 1, id="a ledger that cannot be written"),
     pytest.param(ledger(ROW.format(changed=9e10, lease_until=0, state="done")), "ledger", "warn", 0,
                  id="a row from the future"),

@@ -18,7 +18,7 @@ from gatepost.mail.canonical import from_pipe
 from gatepost.mail.message import Message, parse
 from gatepost.screening import automatic, bounces, lists, loops, spam
 from gatepost.screening.authentication_results import authentication_results
-from gatepost.screening.bounce_text import BEGINNINGS, PHRASES
+from gatepost.screening.bounce_text import BEGINNINGS, LIKELY, PHRASES
 from gatepost.screening.opening import BYTES, PARTS, TEXT, opening
 from gatepost.screening.passage import ours, passage
 from gatepost.screening.subjects import BOUNCE, MAYBE_BOUNCE, VACATION, is_bounce, is_vacation
@@ -91,6 +91,7 @@ SUBJECTS = [
     ("Returned mail: see transcript for details", True, "sendmail"),
     ("Undeliverable: Boats", True, "Exchange"),
     ("[BOUNCE]", True, "James"),
+    ("[BOUNCE] Boats", True, "James, with the subject"),
     ("Delivery Status Notification (Failure)", True, "Gmail, Exchange"),
     ("系统退信/Systems bounce", True, "a service in China"),
     ("complaint about message from 192.0.2.2", True, "Outlook.com"),
@@ -109,7 +110,7 @@ def test_a_bounces_subject(subject: str, expected: bool) -> None:
 
 def test_tables_are_as_they_are_compared() -> None:
     """Phrases are lower case with single spaces, and each stands once: another spelling would never be found."""
-    for table in (BOUNCE, MAYBE_BOUNCE, BEGINNINGS, PHRASES):
+    for table in (BOUNCE, MAYBE_BOUNCE, BEGINNINGS, LIKELY, PHRASES):
         assert [phrase for phrase in table if phrase != phrase.lower().lstrip("*-=#~|[ ") or "  " in phrase] == []
         assert len(set(table)) == len(table)
 
@@ -128,6 +129,8 @@ OPENINGS = [
     ("quoted-printable", HEAD + "Content-Type: text/plain; charset=iso-8859-1\n"
      "Content-Transfer-Encoding: quoted-printable\n\nGr=FC=DFe\n", "grüße", ()),
     ("html", HEAD + "Content-Type: text/html\n\n<style>p{}</style><p>Hello&nbsp;<b>you</b></p>\n", "hello you", ()),
+    ("html that quotes first", HEAD + "Content-Type: text/html\n\n<blockquote><p>A<blockquote>B</blockquote>C</p></blockquote>"
+     "<p>mine</p>\n", "mine", ()),
     ("multipart", HEAD + 'Content-Type: multipart/mixed; boundary="b"\n\npreamble\n--b\n\nHello\n--b\n'
      "Content-Type: image/png\n\nx\n--b--\n", "hello", ("text/plain", "image/png")),
     ("nested", HEAD + "Content-Type: multipart/mixed; boundary=b\n\n--b\nContent-Type: multipart/alternative; boundary=c\n\n"
@@ -278,6 +281,19 @@ def test_whose_fields_they_are(head: str, trusted: tuple[str, ...], expected: st
     mail = message(head + "From: a@example.org\n\n")
     fields = ours(mail, passage(PERSON, mail, trusted, LIMITS.received))
     assert "".join(field.name[2:] for field in fields if field.name.startswith("x-")) == expected
+
+
+def test_what_the_door_knows_of_the_sender() -> None:
+    """The door's word counts before what is written in the message; a From that names nobody stays nobody's."""
+    case = next(case for case in cases() if case.id == "sender/dmarc-fail-accepted")
+    envelope = Envelope(sender=case.sender, recipient=case.recipient, queue_id=case.queue_id)
+    facts = FACTS.replace(sender_verified="yes")
+    assert policy.decide(envelope, message(case.raw), SETTINGS, FACTS).sender.verified == "no"
+    assert policy.decide(envelope, message(case.raw), SETTINGS, facts).sender.verified == "yes"
+    two = case.raw.replace(b"From: Rikke <rikke@example.org>", b"From: Rikke <rikke@example.org>, b@example.org")
+    assert policy.decide(envelope, message(two), SETTINGS, facts).sender.verified == "no"
+    helo = facts.replace(sender_verified="unknown", mail_from_verified=True)
+    assert policy.decide(envelope, message("From: a@example.org\n\n"), SETTINGS, helo).sender.mail_from_verified
 
 
 # Pairs

@@ -123,7 +123,7 @@ def test_body_says_everything() -> None:
         "version": 1,
         "id": ID,
         "route": "replies",
-        "key": {"raw": "k3y", "subject": "topic-7", "options": ["x"]},
+        "key": {"raw": "k3y", "subject": "topic-7", "options": ["x"], "kind": ""},
         "thread": {"found_in": "In-Reply-To", "parent_message_id": "<reply-k3y.r@in.example.com>"},
         "sender": {"address": "reka@example.org", "name": "Réka", "verified": "yes", "by": "dmarc mx.example.com"},
         "envelope": {

@@ -18,7 +18,7 @@ from demo.environment import CHECKOUT, Environment, make_environment, run_as
 from gatepost.wiring import FRAGMENTS
 from tests.faulty_app import FaultyApp
 from tests.installation import WEBHOOK_SECRET, message, webhook
-from tests.integration.conftest import given, in_maildir, open_folder, run_script
+from tests.integration.conftest import given, in_maildir, open_folder, queue_id, run_script
 
 #: A warning is an error, and so is a text file opened without its encoding.
 STRICT = ("-W", "error", "-X", "warn_default_encoding")
@@ -155,7 +155,7 @@ def test_the_pipe_script_works_from_the_wheel(installed: Installed) -> None:
         for sink in (webhook(app.url()), ""):
             made = given(folder / ("maildir" if not sink else "webhook"), app=sink)
             for number in range(2):
-                status, line = run_script(python, script, made, message(subject=f"{number}"), queue_id=f"4jWl4Z5tH8zJv{number}",
+                status, line = run_script(python, script, made, message(subject=f"{number}"), queue_id=queue_id(number),
                                           recipient=made.address(made.key()), flags=STRICT)  # fmt: skip
                 assert (status, line.partition(" id=")[0]) == (0, "accepted route=replies")
             assert (made.store / "config.compiled").exists()

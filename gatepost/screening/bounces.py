@@ -40,7 +40,8 @@ _COMPLAINTS: Final = ("staff@hotmail.com", "scomp@aol.net")
 #: Local parts that make a message worth a look inside, and nothing more.
 _SUSPECTS: Final = (
     "admin", "administrator", "sysadmin", "root", "daemon", "mail", "mailserver", "mailgateway", "mailgate", "smtp",
-    "exchange", "system", "bounce", "bounces", "noreply", "donotreply", "autoreply", "autoresponder",
+    "exchange", "system", "bounce", "bounces", "mta", "mailer", "robot", "router", "uucp", "gwia", "noreply", "donotreply",
+    "autoreply", "autoresponder",
 )  # fmt: skip
 #: How display names of mail systems begin.
 _SYSTEM_NAMES: Final = (
@@ -194,7 +195,7 @@ def _look_inside(message: Message, found: dict[str, Finding]) -> Iterator[Findin
     if sender or subject.startswith((*BOUNCE, *MAYBE_BOUNCE)):
         from gatepost.screening import bounce_text  # few messages come here
 
-        yield from bounce_text.find(message, both=sender and "bounce-subject" in found)
+        yield from bounce_text.find(message, sender=sender, subject="bounce-subject" in found)
 
 
 def _is_suspect(message: Message) -> bool:

@@ -139,18 +139,25 @@ def _from_base64(letters: bytes) -> bytes:
         return letters
 
 
+#: What a reader does not see, or did not write.
+_HIDDEN: Final = ("style", "script", "title", "blockquote")
+_SHOWN: Final = ("/style", "/script", "/title", "/blockquote")
+
+
 def _without_tags(text: str) -> str:
-    """What stands between tags, with a line for each block; entities only where the phrases need them."""
+    """What stands between tags, with a line for each block, quotations left out; only the entities that the phrases need."""
     first, *others = text.split("<")
     pieces = [first]
-    hidden = False
+    hidden = 0
     for piece in others:
         tag, _, rest = piece.partition(">")
-        name = tag[:8].lower()
-        if name.startswith(("style", "script", "title", "/style", "/script", "/title")):
-            hidden = not name.startswith("/")
-        if name.startswith(("br", "p", "div", "/p", "/div", "tr", "/tr", "blockquo")):
-            pieces.append("\n> " if name.startswith("blockquo") else "\n")
+        name = tag[:11].lower()
+        if name.startswith(_HIDDEN):
+            hidden += 1
+        elif name.startswith(_SHOWN) and hidden:
+            hidden -= 1
+        if name.startswith(("br", "p", "div", "/p", "/div", "tr", "/tr")):
+            pieces.append("\n")
         if not hidden:
             pieces.append(rest)
     joined = "".join(pieces)
@@ -162,7 +169,6 @@ def _without_tags(text: str) -> str:
 def _own_words(text: str) -> str:
     """The lines that are no quotation, up to a forwarded message or the line that introduces a quotation."""
     kept: list[str] = []
-    size = 0
     for line in text.split("\n"):
         words = " ".join(line.split()).lower()
         if not words or words.startswith(">"):
@@ -170,9 +176,6 @@ def _own_words(text: str) -> str:
         if words.startswith(_FORWARDED) or _introduces(words):
             break
         kept.append(words)
-        size += len(words)
-        if size > TEXT:
-            break
     return " ".join(kept)[:TEXT].lstrip("*-=#~| ")
 
 

@@ -124,7 +124,7 @@ _IN_FRONT: Final = " \t\"'*<([\N{LEFT BLACK LENTICULAR BRACKET}"
 
 def folded(subject: str) -> str:
     """A subject as the tables above spell it: one case, single spaces, no marks in front."""
-    return " ".join(subject[:300].lower().replace("\N{NO-BREAK SPACE}", " ").split()).lstrip(_IN_FRONT)
+    return " ".join(subject[:300].lower().split()).lstrip(_IN_FRONT)
 
 
 def begins_with(subject: str, phrases: tuple[str, ...]) -> bool:

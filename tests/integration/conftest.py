@@ -15,6 +15,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -32,7 +33,7 @@ from tests.faulty_app import FaultyApp
 from tests.installation import DOMAIN, Installation, give_to, install, message
 
 __all__ = ["TIMING", "Account", "Letter", "Parked", "Post", "Service", "account", "ended", "flush_if_idle", "given",
-           "in_maildir", "mount_tmpfs", "open_folder", "own", "parked_in", "post", "run_script", "start_script",
+           "in_maildir", "mount_tmpfs", "open_folder", "own", "parked_in", "post", "queue_id", "run_script", "start_script",
            "wait_for_empty_queue", "wired", "with_routes"]
 
 #: Seconds: enough for a run on a busy machine; what a run that ended in mid-way left behind is soon over.
@@ -343,6 +344,16 @@ class Post:
 
 
 # --- runs of the script without Postfix -----------------------------------------------------------------------------------
+
+
+def queue_id(number: int) -> str:
+    """A long queue ID of a message that Postfix took just now: `enable_long_queue_ids` in postconf(5)."""
+    digits = "0123456789BCDFGHJKLMNPQRSTVWXYZbcdfghjklmnpqrstvwxyz"
+
+    def written(value: int, places: int) -> str:
+        return "".join(digits[value // 52**place % 52] for place in reversed(range(places)))
+
+    return f"{written(int(time.time()), 6)}{written(number, 4)}z1"
 
 
 def start_script(python: str, script: str, made: Installation, *, queue_id: str, recipient: str,

@@ -31,6 +31,7 @@ from tests.integration.conftest import (
     open_folder,
     own,
     post,
+    queue_id,
     run_script,
     wired,
     with_routes,
@@ -270,7 +271,7 @@ class Room:
     def once(self) -> None:
         """One message before anything is wrong: the store is made, the configuration compiled."""
         status, line = run_script(str(self.venv / "bin" / "python"), str(self.script), self.made, b"Subject: first\n\nx\n",
-                                  queue_id="first", recipient=self.made.address(self.made.key()))  # fmt: skip
+                                  queue_id=queue_id(1), recipient=self.made.address(self.made.key()))  # fmt: skip
         assert status == 0, line
 
 

@@ -1,8 +1,7 @@
 """The pipe script killed at random points a thousand times, and run twice at once: nothing is lost, nothing comes as two.
 
 Without Postfix, which would be too slow for it: the script is run as pipe(8) runs it, as user gatepost, two at a time. A kill
-is SIGKILL, so no line of Python has a say in it. The delays are drawn from a fixed seed: every other over the whole run, every
-other over its second half, where the ledger, the sink and the answer are. Needs root.
+is SIGKILL, so no line of Python has a say in it. Needs root.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import random
 import select
 import signal
 import sqlite3
-import statistics
 import subprocess
 import threading
 import time
@@ -27,7 +25,7 @@ import pytest
 from demo.environment import Environment
 from tests.faulty_app import FaultyApp, Request
 from tests.installation import DOMAIN, WEBHOOK_SECRET, Installation, message, webhook
-from tests.integration.conftest import given, open_folder, run_script, start_script
+from tests.integration.conftest import given, open_folder, queue_id, run_script, start_script
 
 KILLS = 1_000
 #: How often each message's run is killed before it may end in peace: later runs find what earlier ones left behind.
@@ -101,7 +99,7 @@ class Bench:
         recipient = f"{route}+{self.made.key(f'n{number}')}@{DOMAIN}"
         head, _, rest = message(to=recipient, subject=f"{number}", size=0 if number % 5 else LARGE).partition(b"Message-ID: ")
         data = head + f"Message-ID: <{number}@example.org>\n".encode() + rest.partition(b"\n")[2]
-        return Mail(number, f"4jWl4Z{number:09d}", recipient, data)
+        return Mail(number, queue_id(number), recipient, data)
 
     def start(self, mail: Mail) -> subprocess.Popen[bytes]:
         """Starts the script, with the whole message in its pipe."""
@@ -188,20 +186,27 @@ def killed_after(bench: Bench, mail: Mail, delay: float) -> Run:
         return Run(process.wait(), process.stdout.read().decode("ascii"))
 
 
-def whole_run(environment: Environment) -> tuple[float, float]:
-    """Seconds that a run takes here and now: the first, which makes the store and compiles the configuration; a later one."""
+class Delays:
+    """When to kill: at any moment of a run that takes as long as runs take here and now.
 
-    def seconds(mail: Mail) -> Run:
-        started = time.monotonic()
-        status, line = bench.run(mail)
-        assert status == 0, line
-        took.append(time.monotonic() - started)
-        return Run(status, line)
+    The range follows the runs: longer after a run that was killed, shorter after one that came to its end, so that one in four
+    does. Every other delay is drawn over the whole of it, every other over its second half.
+    """
 
-    took: list[float] = []
-    with opened(environment, LONG) as bench, in_parallel() as run_all:
-        run_all(seconds, map(bench.mail, range(20)))
-    return max(took[:AT_ONCE]), statistics.median(took[AT_ONCE:])
+    def __init__(self) -> None:
+        self._chance = random.Random(SEED)
+        self._most = 0.5  # seconds: a first run, which makes the store and compiles the configuration
+        self._lock = threading.Lock()
+
+    def draw(self) -> float:
+        """Seconds."""
+        with self._lock:
+            return self._chance.uniform(self._chance.choice((0, 0.5)) * self._most, self._most)
+
+    def learn(self, run: Run) -> None:
+        """1.01 three times is 0.97 once."""
+        with self._lock:
+            self._most *= 1.01 if run.killed else 0.97
 
 
 @dataclass
@@ -214,18 +219,16 @@ class Killings:
 
 
 def kill_a_thousand(bench: Bench) -> Killings:
-    """Brings message after message, KILLS_EACH times each, until so many runs were killed; then brings the rest in peace.
-
-    The delays are drawn over what a first run takes until one has come to its end, and from then on over a later run's time.
-    """
-    chance, ends = random.Random(SEED), time.monotonic() + BOUND
-    first, later = whole_run(bench.environment)
+    """Brings message after message, KILLS_EACH times each, until so many runs were killed; then brings the rest in peace."""
+    delays, ends = Delays(), time.monotonic() + BOUND
     done = Killings([], [], {})
     times: dict[int, int] = {}
     waiting: list[Mail] = []
 
     def disturbed(mail: Mail) -> Run:
-        return killed_after(bench, mail, delays[mail.number])
+        run = killed_after(bench, mail, delays.draw())
+        delays.learn(run)
+        return run
 
     def undisturbed(mail: Mail) -> Run:
         return Run(*bench.run(mail))
@@ -235,8 +238,6 @@ def kill_a_thousand(bench: Bench) -> Killings:
             fresh = [bench.mail(len(done.mails) + number) for number in range(ROUND - len(waiting))]
             done.mails += fresh
             waiting += fresh
-            took = later if done.last else first
-            delays = {mail.number: chance.uniform(chance.choice((0, 0.5)) * took, 1.2 * took) for mail in waiting}
             for mail, run in run_all(disturbed, waiting):
                 done.runs.append(run)
                 times[mail.number] = times.get(mail.number, 0) + run.killed
