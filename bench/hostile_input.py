@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -44,8 +45,20 @@ _LARGE: Final = 4_000_000
 def read_everything(data: bytes, settings: Settings, to: str) -> str:
     """All that is done with a message before it is handed over; the action that was decided. `data`: as pipe(8) writes it."""
     message = parse(from_pipe(data), settings.parser)
-    _ = (message.flags, message.limits_hit, message.message_id, message.in_reply_to, message.references, message.subject,
-         message.date, message.from_, message.to, message.cc, message.content_type, message.sha256(("mx.example.com",)))
+    _ = (
+        message.flags,
+        message.limits_hit,
+        message.message_id,
+        message.in_reply_to,
+        message.references,
+        message.subject,
+        message.date,
+        message.from_,
+        message.to,
+        message.cc,
+        message.content_type,
+        message.sha256(("mx.example.com",)),
+    )
     for field in message.headers.all("received")[: settings.parser.received]:
         received(field.value)
     envelope = Envelope(sender="person@example.org", recipient=to, queue_id="4dBench00000")
@@ -78,8 +91,7 @@ def measure(place: Place, say: Callable[[str], None]) -> Results:
     for name, make in HOSTILE.items():
         one, ten = make(1), make(10)
         try:
-            short, long = judge(lambda data=one: read_everything(data, settings, to),  # type: ignore[misc]
-                                lambda data=ten: read_everything(data, settings, to))  # type: ignore[misc]
+            short, long = judge(partial(read_everything, one, settings, to), partial(read_everything, ten, settings, to))
         except Exception as error:  # noqa: BLE001 - counted: none may raise
             say(f"  {name}: {type(error).__name__}: {error}")
             exceptions += 1
@@ -91,9 +103,15 @@ def measure(place: Place, say: Callable[[str], None]) -> Results:
     for name in sorted(ratios, key=ratios.__getitem__, reverse=True)[:5]:
         say(f"  {name}: {ratios[name]:.1f} times as long at ten times the size, {seconds[name] * 1e3:.1f} ms")
     worst, slowest = max(ratios, key=ratios.__getitem__), max(seconds, key=seconds.__getitem__)
-    return {"parser_inputs": len(HOSTILE), "parser_exceptions": exceptions,
-            "parser_worst_10x": round(ratios[worst], 2), "parser_worst_10x_input": worst,
-            "parser_slowest_seconds": round(seconds[slowest], 4), "parser_slowest_input": slowest, **_memory(place, large, to)}
+    return {
+        "parser_inputs": len(HOSTILE),
+        "parser_exceptions": exceptions,
+        "parser_worst_10x": round(ratios[worst], 2),
+        "parser_worst_10x_input": worst,
+        "parser_slowest_seconds": round(seconds[slowest], 4),
+        "parser_slowest_input": slowest,
+        **_memory(place, large, to),
+    }
 
 
 def _memory(place: Place, large: dict[str, Path], to: str) -> Results:
@@ -102,8 +120,10 @@ def _memory(place: Place, large: dict[str, Path], to: str) -> Results:
     from bench.starts import run_once
 
     parser = {name: _peak_of_parser(place, path, to) for name, path in large.items()}
-    script = as_user(place, lambda: {name: run_once(place.arguments("webhook", f"4dHostile{name}"), str(path))
-                                     for name, path in large.items()})
+    script = as_user(
+        place,
+        lambda: {name: run_once(place.arguments("webhook", f"4dHostile{name}"), str(path)) for name, path in large.items()},
+    )
     results: Results = {}
     for what, peaks in (("parser", parser), ("script", script)):
         most = max(peaks, key=peaks.__getitem__)
@@ -113,7 +133,7 @@ def _memory(place: Place, large: dict[str, Path], to: str) -> Results:
 
 def _peak_of_parser(place: Place, path: Path, to: str) -> int:
     command = [place.environment.python, "-I", __file__, str(place.config), to, str(path)]
-    done = subprocess.run(command, capture_output=True, check=False, timeout=60, text=True)  # noqa: S603 - ours
+    done = subprocess.run(command, capture_output=True, check=False, timeout=60, text=True)
     if done.returncode:
         raise RuntimeError(f"{path.name}: exit status {done.returncode}: {done.stderr}")
     return int(done.stdout)

@@ -79,8 +79,14 @@ class Place:
 
     def _build(self) -> None:
         account = ensure_user()
-        for name, mode, owner in (("etc", 0o755, 0), ("store", 0o700, account.pw_uid), ("log", 0o755, account.pw_uid),
-                                  ("mail", 0o700, account.pw_uid), ("app", 0o777, 0), ("inputs", 0o755, 0)):
+        for name, mode, owner in (
+            ("etc", 0o755, 0),
+            ("store", 0o700, account.pw_uid),
+            ("log", 0o755, account.pw_uid),
+            ("mail", 0o700, account.pw_uid),
+            ("app", 0o777, 0),
+            ("inputs", 0o755, 0),
+        ):
             made = self.folder / name
             made.mkdir()
             made.chmod(mode)
@@ -102,25 +108,40 @@ class Place:
         shutil.copyfile(CHECKOUT / "bench" / "app.py", script)
         script.chmod(0o644)
         nobody = pwd.getpwnam("nobody")
-        self._app = subprocess.Popen(  # noqa: S603 - ours
-            [self.environment.python, "-I", str(script), str(port_file)], user=nobody.pw_uid, group=nobody.pw_gid,
-            extra_groups=[], cwd="/", env={}, stdin=subprocess.DEVNULL, start_new_session=True)
+        self._app = subprocess.Popen(
+            [self.environment.python, "-I", str(script), str(port_file)],
+            user=nobody.pw_uid,
+            group=nobody.pw_gid,
+            extra_groups=[],
+            cwd="/",
+            env={},
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
         wait_for(port_file.exists, what="the app")
         return int(port_file.read_text())
 
     def _wire(self) -> None:
         """The fragments of postfix/, and beside gatepost's service one that differs from it in name and command only."""
-        fragments = render(self.settings, python=self.environment.python, pipe_script=self.environment.pipe_script,
-                           config=str(self.config), person="person@example.org", host=self.postfix.host,
-                           folder=str(self.postfix.maps_folder))
+        fragments = render(
+            self.settings,
+            python=self.environment.python,
+            pipe_script=self.environment.pipe_script,
+            config=str(self.config),
+            person="person@example.org",
+            host=self.postfix.host,
+            folder=str(self.postfix.maps_folder),
+        )
         service = "".join(line for line in fragments["master.cf"].splitlines(keepends=True) if not line.startswith("#"))
         noop, commands = re.subn(r"argv=.*", _NOOP, service.replace("gatepost", "noop", 1), flags=re.DOTALL)
         if commands != 1:
             raise ValueError("postfix/master.cf has no argv= that could be replaced")
         noop = noop.replace("gatepost_time_limit", "noop_time_limit").replace("noop-", "gatepost-")
         fragments["master.cf"] += "\n" + noop + "\n"
-        fragments["main.cf"] += ("\nnoop_destination_recipient_limit = $gatepost_destination_recipient_limit\n"
-                                 f"transport_maps = regexp:{self.postfix.maps_folder}/noop.regexp\n")
+        fragments["main.cf"] += (
+            "\nnoop_destination_recipient_limit = $gatepost_destination_recipient_limit\n"
+            f"transport_maps = regexp:{self.postfix.maps_folder}/noop.regexp\n"
+        )
         fragments["noop.regexp"] = "/^noop\\+/  noop:\n"
         self.postfix.wire(fragments)
 
@@ -142,9 +163,19 @@ class Place:
     def arguments(self, pipe: str, queue_id: str) -> list[str]:
         """The command that pipe(8) would run for a message to that address."""
         to = self.address(pipe)
-        return [self.environment.python, "-I", self.environment.pipe_script, f"--config={self.config}", "--size=5200",
-                "--sender=person@example.org", f"--recipient={to}", f"--original-recipient={to}", f"--queue-id={queue_id}",
-                "--client-address=192.0.2.1", "--helo=client.example.net"]
+        return [
+            self.environment.python,
+            "-I",
+            self.environment.pipe_script,
+            f"--config={self.config}",
+            "--size=5200",
+            "--sender=person@example.org",
+            f"--recipient={to}",
+            f"--original-recipient={to}",
+            f"--queue-id={queue_id}",
+            "--client-address=192.0.2.1",
+            "--helo=client.example.net",
+        ]
 
     def arrived(self, pipe: str) -> int:
         """How many messages its sink has, 0 for the no-op."""

@@ -67,9 +67,11 @@ def measure(place: Place, say: Callable[[str], None]) -> Results:
 
 def _message(place: Place) -> bytes:
     """As pipe(8) writes it with flag B."""
-    head = (f"From: A Person <person@example.org>\nTo: {place.address('maildir')}\nSubject: Re: your order\n"
-            "Date: Sat, 21 Nov 2026 10:00:00 +0000\nMessage-ID: <1.42@example.org>\nMIME-Version: 1.0\n"
-            "Content-Type: text/plain\n\n")
+    head = (
+        f"From: A Person <person@example.org>\nTo: {place.address('maildir')}\nSubject: Re: your order\n"
+        "Date: Sat, 21 Nov 2026 10:00:00 +0000\nMessage-ID: <1.42@example.org>\nMIME-Version: 1.0\n"
+        "Content-Type: text/plain\n\n"
+    )
     return head.encode("ascii") + (b"x" * 79 + b"\n") * 60 + b"\n"
 
 
@@ -80,9 +82,18 @@ def run_once(command: list[str], message: str) -> int:
     """
     reader, writer = os.pipe()
     try:
-        pid = os.posix_spawn(command[0], command, ENVIRONMENT, file_actions=[
-            (os.POSIX_SPAWN_OPEN, 0, message, os.O_RDONLY, 0), (os.POSIX_SPAWN_DUP2, writer, 1),
-            (os.POSIX_SPAWN_DUP2, writer, 2), (os.POSIX_SPAWN_CLOSE, reader), (os.POSIX_SPAWN_CLOSE, writer)])
+        pid = os.posix_spawn(
+            command[0],
+            command,
+            ENVIRONMENT,
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, message, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_DUP2, writer, 1),
+                (os.POSIX_SPAWN_DUP2, writer, 2),
+                (os.POSIX_SPAWN_CLOSE, reader),
+                (os.POSIX_SPAWN_CLOSE, writer),
+            ],
+        )
     finally:
         os.close(writer)
     with open(reader, "rb") as output:
@@ -95,8 +106,14 @@ def run_once(command: list[str], message: str) -> int:
 
 def import_split(python: str, code: str) -> list[str]:
     """What -X importtime says, in groups, then the dearest modules."""
-    done = subprocess.run([python, "-I", "-X", "importtime", "-c", code], capture_output=True, text=True, check=True,  # noqa: S603
-                          timeout=60, env=ENVIRONMENT)
+    done = subprocess.run(
+        [python, "-I", "-X", "importtime", "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+        env=ENVIRONMENT,
+    )
     rows = [(int(own), name) for own, name in re.findall(r"import time:\s+(\d+) \|\s+\d+ \|\s+(\S+)", done.stderr)]
     bare = next(place for place, row in enumerate(rows) if row[1] == "site") + 1
     groups: dict[str, list[int]] = {"the interpreter's start": [own for own, _ in rows[:bare]], "gatepost": [], "others": []}

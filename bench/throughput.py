@@ -56,8 +56,12 @@ def measure(place: Place, say: Callable[[str], None]) -> Results:
 
 def summary(rates: dict[str, list[float]]) -> Results:
     """The figures of some rounds: medians of the rates, and of the ratios within a round."""
-    results: Results = {"rounds": len(rates["noop"]), "messages": MESSAGES, "message_bytes": MESSAGE_BYTES,
-                        "sessions": SESSIONS}
+    results: Results = {
+        "rounds": len(rates["noop"]),
+        "messages": MESSAGES,
+        "message_bytes": MESSAGE_BYTES,
+        "sessions": SESSIONS,
+    }
     for pipe, name in (("noop", "noop"), ("webhook", "pipe_alone"), ("maildir", "pipe_alone_maildir")):
         results[f"{name}_per_second"] = round(statistics.median(rates[pipe]), 1)
         if pipe != "noop":
@@ -74,10 +78,29 @@ def _turn(place: Place, pipe: str, count: int, number: int) -> float:
     """
     had, accepted, position = place.arrived(pipe), place.accepted(), _size(place)
     started = time.perf_counter()
-    source = subprocess.run(  # noqa: S603 - Postfix's own load generator
-        ["/usr/sbin/smtp-source", "-s", str(SESSIONS), "-m", str(count), "-l", str(MESSAGE_BYTES), "-f", "person@example.org",
-         "-t", place.address(pipe, f"turn-{number:03}"), "-M", "client.example.net", f"{LOOPBACK}:{place.postfix.port}"],
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=_PATIENCE, check=False)
+    source = subprocess.run(
+        [
+            "/usr/sbin/smtp-source",
+            "-s",
+            str(SESSIONS),
+            "-m",
+            str(count),
+            "-l",
+            str(MESSAGE_BYTES),
+            "-f",
+            "person@example.org",
+            "-t",
+            place.address(pipe, f"turn-{number:03}"),
+            "-M",
+            "client.example.net",
+            f"{LOOPBACK}:{place.postfix.port}",
+        ],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=_PATIENCE,
+        check=False,
+    )
     if source.returncode:
         raise PostfixError(f"smtp-source: exit status {source.returncode}: {source.stdout.decode(errors='replace')}")
     seconds = _until_delivered(place, pipe, count, position) - started

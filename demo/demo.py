@@ -220,8 +220,8 @@ def _leave_running(world: World, notes: Notes) -> None:
     _show(f"""\
 It stays up until `make demo-stop`. Try it (the names are in {file}):
 
-    swaks --server {LOOPBACK} --port {values['SMTP_PORT']} --from you@example.net \\
-          --to {values['GOOD_ADDRESS']}
+    swaks --server {LOOPBACK} --port {values["SMTP_PORT"]} --from you@example.net \\
+          --to {values["GOOD_ADDRESS"]}
 
     . {file}
     tail -f $MAIL_LOG $GATEPOST_LOG $APP_LOG

@@ -52,18 +52,42 @@ def ensure_user(name: str = USER) -> pwd.struct_passwd:
     try:
         return pwd.getpwnam(name)
     except KeyError:
-        _run(["useradd", "--system", "--user-group", "--no-create-home", "--home-dir", "/nonexistent",
-              "--shell", "/usr/sbin/nologin", "--comment", "gatepost mail gateway", name])
+        _run(
+            [
+                "useradd",
+                "--system",
+                "--user-group",
+                "--no-create-home",
+                "--home-dir",
+                "/nonexistent",
+                "--shell",
+                "/usr/sbin/nologin",
+                "--comment",
+                "gatepost mail gateway",
+                name,
+            ]
+        )
         return pwd.getpwnam(name)
 
 
-def run_as(user: str, command: list[str], *, timeout: float = 60.0,
-           environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[bytes]:
+def run_as(
+    user: str, command: list[str], *, timeout: float = 60.0, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[bytes]:
     """Runs a command as a user, with that user's group only, in /, without any of the caller's environment."""
     account = pwd.getpwnam(user)
-    return subprocess.run(command, user=account.pw_uid, group=account.pw_gid, extra_groups=[], cwd="/",  # noqa: S603 - ours
-                          env=environment or {"PATH": "/usr/bin:/bin", "LANG": "C"}, stdin=subprocess.DEVNULL,
-                          capture_output=True, timeout=timeout, check=False, umask=0o022)
+    return subprocess.run(
+        command,
+        user=account.pw_uid,
+        group=account.pw_gid,
+        extra_groups=[],
+        cwd="/",
+        env=environment or {"PATH": "/usr/bin:/bin", "LANG": "C"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=timeout,
+        check=False,
+        umask=0o022,
+    )
 
 
 def base_python(user: str = USER) -> str:
@@ -125,8 +149,20 @@ def _build_wheel(folder: Path) -> Path:
     """The wheel of a copy of this checkout, without the network: setuptools is the development environment's own."""
     source = folder / "source"
     _copy_sources(source)
-    _run([sys.executable, "-m", "pip", "wheel", *_QUIET, "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder),
-          str(source)])
+    _run(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "wheel",
+            *_QUIET,
+            "--no-deps",
+            "--no-build-isolation",
+            "--wheel-dir",
+            str(folder),
+            str(source),
+        ]
+    )
     shutil.rmtree(source)
     return next(folder.glob("gatepost-*.whl"))
 
@@ -159,8 +195,16 @@ def _open_for_reading(folder: Path) -> None:
 
 
 def _run(command: list[str]) -> str:
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,  # noqa: S603 - ours
-                          cwd="/", timeout=_TIMEOUT, check=False, umask=0o022)
+    done = subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        cwd="/",
+        timeout=_TIMEOUT,
+        check=False,
+        umask=0o022,
+    )
     text = done.stdout.decode("utf-8", "replace")
     if done.returncode:
         raise SetUpError(f"{' '.join(command)}: exit status {done.returncode}\n{text}")

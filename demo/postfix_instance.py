@@ -27,8 +27,18 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-__all__ = ["Delivery", "MailRecorder", "PostfixError", "PrivatePostfix", "Recorded", "Reply", "Sent", "Session", "free_port",
-           "wait_for"]
+__all__ = [
+    "Delivery",
+    "MailRecorder",
+    "PostfixError",
+    "PrivatePostfix",
+    "Recorded",
+    "Reply",
+    "Sent",
+    "Session",
+    "free_port",
+    "wait_for",
+]
 
 _T = TypeVar("_T")
 
@@ -41,12 +51,19 @@ _PORTS: Final = range(20_000, 32_000)
 #: Where nobody listens: mail for other hosts stays in the queue (connection refused), and RCPT does not know of it.
 _CLOSED_PORT: Final = 1
 #: The files of the Postfix package that a configuration folder needs beside main.cf and master.cf.
-_PACKAGE_FILES: Final = ("postfix-files", "postfix-files.d", "postfix-script", "post-install", "dynamicmaps.cf",
-                         "dynamicmaps.cf.d")
+_PACKAGE_FILES: Final = (
+    "postfix-files",
+    "postfix-files.d",
+    "postfix-script",
+    "post-install",
+    "dynamicmaps.cf",
+    "dynamicmaps.cf.d",
+)
 _MASTER_TEMPLATES: Final = ("/usr/share/postfix/master.cf.dist", "/etc/postfix/master.cf.proto", "/etc/postfix/master.cf")
 _STATUS: Final = re.compile(
     r"postfix/[\w/-]+\[\d+\]: (?P<queue_id>\w+): to=<(?P<recipient>.*?)>,(?: orig_to=<(?P<original_recipient>.*?)>,)? "
-    r"relay=(?P<relay>[^,]+),.*? dsn=(?P<dsn>[\d.]+), status=(?P<status>\w+) \((?P<text>.*)\)$")
+    r"relay=(?P<relay>[^,]+),.*? dsn=(?P<dsn>[\d.]+), status=(?P<status>\w+) \((?P<text>.*)\)$"
+)
 
 
 class PostfixError(RuntimeError):
@@ -288,8 +305,15 @@ class PrivatePostfix:
     such mail is deferred. `options`: main.cf settings over everything else, the fragments included.
     """
 
-    def __init__(self, folder: str | Path, *, host: str = "mx.example.com", port: int = 0, outbox_port: int = 0,
-                 options: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        host: str = "mx.example.com",
+        port: int = 0,
+        outbox_port: int = 0,
+        options: Mapping[str, str] | None = None,
+    ) -> None:
         self.folder = Path(os.path.abspath(folder))
         if re.search(r"[\s,${}]", str(self.folder)):
             raise ValueError(f"{self.folder}: Postfix would take this path apart")
@@ -519,6 +543,7 @@ class PrivatePostfix:
 
     def wait_delivery(self, queue_id: str, *, count: int = 1, timeout: float = 30.0) -> list[Delivery]:
         """The queue ID's `status=` lines once there are `count` of them; PostfixError with the log's end otherwise."""
+
         def enough() -> list[Delivery]:
             found = self.deliveries(queue_id)
             return found if len(found) >= count else []
@@ -538,9 +563,16 @@ class PrivatePostfix:
         environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C", "MAIL_CONFIG": str(self.config_folder)}
         with output.open("w+b") as stream:
             output.unlink()
-            done = subprocess.run(  # noqa: S603 - Postfix's own commands, arguments of ours
-                [_find(program), "-c", str(self.config_folder), *arguments], stdin=subprocess.DEVNULL, stdout=stream,
-                stderr=subprocess.STDOUT, env=environment, cwd="/", timeout=timeout, check=False)
+            done = subprocess.run(
+                [_find(program), "-c", str(self.config_folder), *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                cwd="/",
+                timeout=timeout,
+                check=False,
+            )
             stream.seek(0)
             text = stream.read().decode("utf-8", "replace")
         if done.returncode:

@@ -61,7 +61,9 @@ def _deferred(rule: str) -> Fate:
 
 
 _PLACES: Final = {
-    "app": "the app has it, once", "parked": "parked, its head only: gatepost parked show", "queue": "in Postfix's queue",
+    "app": "the app has it, once",
+    "parked": "parked, its head only: gatepost parked show",
+    "queue": "in Postfix's queue",
     "nowhere": "nowhere: our log line is what is left",
 }
 
@@ -103,7 +105,7 @@ class Course:
     def follow(self, mail: Mail, sent: Sent, *fates: Fate, attempt: int = 1) -> list[Delivery]:
         """Waits for the attempt with this number, and holds each recipient's fate against what is there."""
         wanted = dict(zip(mail.recipients, fates, strict=True))
-        deliveries = self.world.postfix.wait_delivery(sent.queue_id, count=attempt * len(fates))[-len(fates):]
+        deliveries = self.world.postfix.wait_delivery(sent.queue_id, count=attempt * len(fates))[-len(fates) :]
         for delivery in deliveries:
             recipient = next(each for each in mail.recipients if each.lower() == delivery.recipient.lower())
             self._follow(mail, sent.queue_id, recipient, delivery, wanted[recipient])
@@ -237,18 +239,31 @@ def _refused(course: Course, recipient: str, code: int, status: str) -> None:
 
 def vacation(course: Course) -> None:
     """A vacation reply (RFC 3834)."""
-    mail = new_mail(course.world.address("order-7"), sender="", subject="Out of office",
-                    headers="Auto-Submitted: auto-replied (vacation)\n", body=b"I am away until Monday.\n")
+    mail = new_mail(
+        course.world.address("order-7"),
+        sender="",
+        subject="Out of office",
+        headers="Auto-Submitted: auto-replied (vacation)\n",
+        body=b"I am away until Monday.\n",
+    )
     course.simple(mail, _discarded("automatic"))
 
 
 def bounce(course: Course) -> None:
     """A bounce of a mail that the app sent (RFC 3464)."""
-    report = (b"--b\nContent-Type: text/plain\n\nYour mail could not be delivered.\n\n"
-              b"--b\nContent-Type: message/delivery-status\n\nReporting-MTA: dns; mx.example.net\n\n"
-              b"Final-Recipient: rfc822; gone@example.net\nAction: failed\nStatus: 5.1.1\n\n--b--\n")
-    mail = new_mail(course.world.address("order-7"), sender="", author="mailer-daemon@example.net",
-                    subject="Undelivered mail", body=report, kind='multipart/report; report-type=delivery-status; boundary="b"')
+    report = (
+        b"--b\nContent-Type: text/plain\n\nYour mail could not be delivered.\n\n"
+        b"--b\nContent-Type: message/delivery-status\n\nReporting-MTA: dns; mx.example.net\n\n"
+        b"Final-Recipient: rfc822; gone@example.net\nAction: failed\nStatus: 5.1.1\n\n--b--\n"
+    )
+    mail = new_mail(
+        course.world.address("order-7"),
+        sender="",
+        author="mailer-daemon@example.net",
+        subject="Undelivered mail",
+        body=report,
+        kind='multipart/report; report-type=delivery-status; boundary="b"',
+    )
     course.simple(mail, _discarded("bounce"))
 
 
@@ -270,17 +285,23 @@ def attachment(course: Course) -> None:
 
 
 def _large(course: Course, size: int) -> Mail:
-    part = (b'--b\nContent-Type: text/plain\n\nHere it is.\n\n--b\nContent-Type: application/octet-stream; name="data.bin"\n'
-            b'Content-Disposition: attachment; filename="data.bin"\nContent-Transfer-Encoding: base64\n\n')
-    return new_mail(course.world.address("order-7"), kind='multipart/mixed; boundary="b"', subject="The file you asked for",
-                    body=part + encodebytes(os.urandom(size)) + b"--b--\n")
+    part = (
+        b'--b\nContent-Type: text/plain\n\nHere it is.\n\n--b\nContent-Type: application/octet-stream; name="data.bin"\n'
+        b'Content-Disposition: attachment; filename="data.bin"\nContent-Transfer-Encoding: base64\n\n'
+    )
+    return new_mail(
+        course.world.address("order-7"),
+        kind='multipart/mixed; boundary="b"',
+        subject="The file you asked for",
+        body=part + encodebytes(os.urandom(size)) + b"--b--\n",
+    )
 
 
 def _compare(course: Course, mail: Mail) -> None:
     """What the app has on disk is what was sent, behind Postfix's own Received field."""
     line = course.app_line(mail)
     kept = course.world.kept_by_app(line["id"]) if line else b""
-    wanted, seen = (hashlib.sha256(data).hexdigest() for data in (mail.wire, kept[-len(mail.wire):]))
+    wanted, seen = (hashlib.sha256(data).hexdigest() for data in (mail.wire, kept[-len(mail.wire) :]))
     course.tale.now.append(f"{len(mail.wire):,} bytes sent, sha256 {wanted[:16]}...; the app's copy {seen[:16]}...")
     course.tale.expect("sha256 of the app's copy", seen, wanted)
     course.tale.expect("sha256 in the webhook", line.get("content_sha256"), wanted)
@@ -412,8 +433,10 @@ def stopped_in_mid_write(course: Course) -> None:
         raise PostfixError("no script could be caught in mid-write")
     course.tale.postfix.append(f"end of DATA: {sent.data}")
     try:
-        course.tale.postfix.append(f"postfix stop, while the script has read at most {_octets_read(pid):,} of "
-                                   f"{len(mail.data):,} bytes; later: postfix start")
+        course.tale.postfix.append(
+            f"postfix stop, while the script has read at most {_octets_read(pid):,} of "
+            f"{len(mail.data):,} bytes; later: postfix start"
+        )
         course.world.postfix.stop()
     finally:
         os.kill(pid, signal.SIGCONT)
@@ -481,7 +504,24 @@ def _without(recipient: str, reply: Reply) -> str:
 
 
 SCENARIOS: Final[tuple[Callable[[Course], None], ...]] = (
-    good_reply, capitals, thread, unknown_key, expired_key, forged_key, revoked_key, no_such_address, foreign_domain, vacation,
-    bounce, two_recipients, attachment, postmaster, app_down, login_page, twice_in_parallel, stopped_while_app_thinks,
-    stopped_in_mid_write, nothing_left,
+    good_reply,
+    capitals,
+    thread,
+    unknown_key,
+    expired_key,
+    forged_key,
+    revoked_key,
+    no_such_address,
+    foreign_domain,
+    vacation,
+    bounce,
+    two_recipients,
+    attachment,
+    postmaster,
+    app_down,
+    login_page,
+    twice_in_parallel,
+    stopped_while_app_thinks,
+    stopped_in_mid_write,
+    nothing_left,
 )

@@ -85,13 +85,21 @@ class Mail:
         return self.data.replace(b"\n", b"\r\n")
 
 
-def new_mail(*recipients: str, sender: str = "someone@example.net", author: str = "someone@example.net",
-             subject: str = "Re: your order", headers: str = "", kind: str = "text/plain; charset=us-ascii",
-             body: bytes = b"Thank you, that was it.\n") -> Mail:
+def new_mail(
+    *recipients: str,
+    sender: str = "someone@example.net",
+    author: str = "someone@example.net",
+    subject: str = "Re: your order",
+    headers: str = "",
+    kind: str = "text/plain; charset=us-ascii",
+    body: bytes = b"Thank you, that was it.\n",
+) -> Mail:
     """A person's mail, unless the rest makes it something else. `sender`: MAIL FROM; `author`: the From field."""
     message_id = f"<{os.urandom(8).hex()}@example.net>"
-    head = (f"From: {author}\nTo: {recipients[0]}\nSubject: {subject}\n"
-            f"Date: {formatdate()}\nMessage-ID: {message_id}\n{headers}MIME-Version: 1.0\nContent-Type: {kind}\n\n")
+    head = (
+        f"From: {author}\nTo: {recipients[0]}\nSubject: {subject}\n"
+        f"Date: {formatdate()}\nMessage-ID: {message_id}\n{headers}MIME-Version: 1.0\nContent-Type: {kind}\n\n"
+    )
     return Mail(sender, recipients, head.encode("ascii") + body, message_id)
 
 
@@ -132,8 +140,13 @@ class World:
     def _configure(self) -> None:
         account = ensure_user()
         nobody = pwd.getpwnam(APP_USER)
-        for name, mode, owner in (("etc", 0o755, None), ("store", 0o700, account), ("log", 0o755, account),
-                                  ("app", 0o755, nobody), ("person", 0o755, nobody)):
+        for name, mode, owner in (
+            ("etc", 0o755, None),
+            ("store", 0o700, account),
+            ("log", 0o755, account),
+            ("app", 0o755, nobody),
+            ("person", 0o755, nobody),
+        ):
             place = self.folder / name
             place.mkdir()
             place.chmod(mode)
@@ -155,8 +168,17 @@ class World:
     def _wire(self) -> None:
         """By the command that a person would use."""
         fragments = self.folder / "fragments"
-        self.gatepost("postfix", "--person", PERSON, "--host", self.postfix.host, "--folder", str(self.postfix.maps_folder),
-                      "--write", str(fragments))
+        self.gatepost(
+            "postfix",
+            "--person",
+            PERSON,
+            "--host",
+            self.postfix.host,
+            "--folder",
+            str(self.postfix.maps_folder),
+            "--write",
+            str(fragments),
+        )
         self.postfix.wire({file.name: file.read_text() for file in fragments.iterdir()})
 
     def _copy_programs(self) -> None:
@@ -174,10 +196,19 @@ class World:
         nobody = pwd.getpwnam(APP_USER)
         environment |= {"PATH": "/usr/bin:/bin", "LANG": "C", "PYTHONPATH": str(self.folder / "programs")}
         with (self.folder / f"{name}.out").open("ab") as out:
-            self.processes[name] = subprocess.Popen(  # noqa: S603 - ours
-                [self.environment.python, "-P", "-m", module, *arguments], user=nobody.pw_uid, group=nobody.pw_gid,
-                extra_groups=[], cwd="/", env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
-                start_new_session=True, umask=0o022)
+            self.processes[name] = subprocess.Popen(
+                [self.environment.python, "-P", "-m", module, *arguments],
+                user=nobody.pw_uid,
+                group=nobody.pw_gid,
+                extra_groups=[],
+                cwd="/",
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                umask=0o022,
+            )
         self._started(self)
         wait_for(lambda: _answers(port) or self._ended(name), timeout=_PATIENCE, what=f"the {name} on port {port}")
 
@@ -189,8 +220,14 @@ class World:
     def start_app(self) -> None:
         """Starts the app, unless it runs."""
         if "app" not in self.processes:
-            self._spawn("app", "demo.app", str(self.app_port), str(self.app_log.parent), port=self.app_port,
-                        WEBHOOK_SECRET=self._webhook_secret)
+            self._spawn(
+                "app",
+                "demo.app",
+                str(self.app_port),
+                str(self.app_log.parent),
+                port=self.app_port,
+                WEBHOOK_SECRET=self._webhook_secret,
+            )
 
     def _start_person(self) -> None:
         self._spawn("person", "demo.person", str(self._person_port), str(self.folder / "person"), port=self._person_port)
@@ -224,8 +261,16 @@ class World:
 
     def gatepost(self, *arguments: str) -> str:
         """Runs the gatepost command on this configuration; SetUpError where it fails."""
-        done = subprocess.run([str(self.command), *arguments], capture_output=True, text=True, timeout=_PATIENCE,  # noqa: S603
-                              check=False, cwd="/", stdin=subprocess.DEVNULL, env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"})
+        done = subprocess.run(
+            [str(self.command), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=_PATIENCE,
+            check=False,
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
+        )
         if done.returncode:
             raise SetUpError(f"gatepost {shlex.join(arguments)}: exit status {done.returncode}\n{done.stdout}{done.stderr}")
         return done.stdout + done.stderr
@@ -249,13 +294,29 @@ class World:
         """The pipe script, run by hand as pipe(8) runs it (master.cf), with the message on its standard input."""
         account = pwd.getpwnam(USER)
         to = mail.recipients[0]
-        words = {"config": self.config, "size": len(mail.data), "sender": mail.sender, "recipient": to,
-                 "original-recipient": to, "queue-id": queue_id, "client-address": LOOPBACK, "helo": "client.example.net"}
+        words = {
+            "config": self.config,
+            "size": len(mail.data),
+            "sender": mail.sender,
+            "recipient": to,
+            "original-recipient": to,
+            "queue-id": queue_id,
+            "client-address": LOOPBACK,
+            "helo": "client.example.net",
+        }
         arguments = [f"--{name}={word}" for name, word in words.items()]
-        process = subprocess.Popen(  # noqa: S603 - ours
+        process = subprocess.Popen(
             [self.environment.python, "-I", self.environment.pipe_script, *arguments],
-            user=account.pw_uid, group=account.pw_gid, extra_groups=[], cwd="/", env={"PATH": "/usr/bin:/bin", "LANG": "C"},
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+            user=account.pw_uid,
+            group=account.pw_gid,
+            extra_groups=[],
+            cwd="/",
+            env={"PATH": "/usr/bin:/bin", "LANG": "C"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
         assert process.stdin is not None
         with process.stdin as stdin, suppress(BrokenPipeError):
             stdin.write(mail.data + b"\n")
@@ -297,8 +358,10 @@ class World:
     def calls_waiting(self) -> int:
         """How many requests wait for the hanging app: established connections with unread bytes (proc(5), /proc/net/tcp)."""
         rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-        return sum(int(row[1].rpartition(":")[2], 16) == self.app_port and row[3] == "01" and not row[4].endswith(":00000000")
-                   for row in rows)
+        return sum(
+            int(row[1].rpartition(":")[2], 16) == self.app_port and row[3] == "01" and not row[4].endswith(":00000000")
+            for row in rows
+        )
 
     def scripts_for(self, recipient: str) -> list[int]:
         """The process ids of pipe scripts that run for this recipient."""

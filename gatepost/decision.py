@@ -146,7 +146,9 @@ RULES: Final[dict[str, Rule]] = {
         meaning="a trusted host says that the From address is not authentic, or From names nobody",
     ),
     # what became of it behind the decision
-    "app-refused": Rule(status="5.7.1", text="Refused by the application", meaning="the app said so in its answer or exit status"),
+    "app-refused": Rule(
+        status="5.7.1", text="Refused by the application", meaning="the app said so in its answer or exit status"
+    ),
     "app-cannot-take": Rule(
         status="4.3.0",
         text="The application cannot take this message yet",

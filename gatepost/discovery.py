@@ -40,7 +40,7 @@ class Discovered(Value):
 
 
 def discover(message: Message, settings: Settings, *, now: float) -> tuple[Discovered, ...]:
-    """Every delivery that this message asks for; () where it names nobody of ours. `now`: Unix seconds, for the keys' expiry."""
+    """Every delivery that this message asks for; () where it names nobody of ours. `now`: Unix seconds."""
     found: dict[str, Discovered] = {}
     for title, address in _named(message, settings.discovery):
         to = recipient(address)

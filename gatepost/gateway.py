@@ -106,7 +106,7 @@ def read_revoked(route: Route | None) -> bytes:
 
 
 def read_list(route: Route | None) -> bytes:
-    """The file of a route's list of keys. Raises GatepostError where it cannot be read: without it every key would be refused."""
+    """The file of a route's list of keys. GatepostError where it cannot be read: without it every key would be refused."""
     if route is None or route.keys is None or not route.keys.file:
         return b""
     try:
@@ -273,7 +273,7 @@ class Gateway:
         return deliver(self.settings.sink(sink), delivery, deadline=deadline, now=self.now)
 
     def _park(self, job: _Job, decision: Decision) -> Decision:
-        """Puts the message aside; what was refused anyway, and finds no room, is discarded: a deferral would end as a bounce."""
+        """Puts the message aside; a refused head that finds no room is discarded, for a deferral would end as a bounce."""
         parked = self._parked()
         headers_only = policy.keeps_headers_only(decision.rule)
         meta = {

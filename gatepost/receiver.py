@@ -26,9 +26,29 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 __all__ = [
-    "BodyError", "Envelope", "EventTypeError", "Finding", "HeaderError", "Headers", "Key", "Mailbox", "Message", "Outgoing",
-    "Received", "ReceiverError", "SecretError", "Sender", "SignatureError", "Thread", "TimestampError", "accepted", "mint_key",
-    "outgoing", "received", "refuse", "verify_webhook",
+    "BodyError",
+    "Envelope",
+    "EventTypeError",
+    "Finding",
+    "HeaderError",
+    "Headers",
+    "Key",
+    "Mailbox",
+    "Message",
+    "Outgoing",
+    "Received",
+    "ReceiverError",
+    "SecretError",
+    "Sender",
+    "SignatureError",
+    "Thread",
+    "TimestampError",
+    "accepted",
+    "mint_key",
+    "outgoing",
+    "received",
+    "refuse",
+    "verify_webhook",
 ]
 
 MESSAGE_RECEIVED: Final = "message.received"
@@ -212,7 +232,11 @@ class Received(Value):
 
 
 def verify_webhook(
-    headers: Mapping[str, str], body: bytes, secrets: str | Sequence[str], *, tolerance: float = TOLERANCE,
+    headers: Mapping[str, str],
+    body: bytes,
+    secrets: str | Sequence[str],
+    *,
+    tolerance: float = TOLERANCE,
     now: float | None = None,
 ) -> Message:
     """Check a request by Standard Webhooks 1.0.0 and give what it carries.
@@ -233,8 +257,12 @@ def verify_webhook(
     _check_signature(_header(headers, "webhook-signature", id=event_id), keys, event_id, stamp, body)
     off = (time.time() if now is None else now) - int(stamp)
     if abs(off) > tolerance:
-        raise TimestampError(f"signed {off:.0f} seconds ago, {tolerance:.0f} are allowed: a replay, or a wrong clock",
-                             id=event_id, timestamp=int(stamp), off=off)
+        raise TimestampError(
+            f"signed {off:.0f} seconds ago, {tolerance:.0f} are allowed: a replay, or a wrong clock",
+            id=event_id,
+            timestamp=int(stamp),
+            off=off,
+        )
     content = _content(body, event_id)
     return Message(id=event_id, timestamp=int(stamp), type=_text(content, "type", "", event_id), body=body, content=content)
 
@@ -257,7 +285,12 @@ def accepted(id: str) -> bytes:  # noqa: A002 - the webhook's own name for it
 
 
 def mint_key(
-    *, address: str, secret: str, key_id: str, subject: str | bytes | uuid.UUID, expires: date | None = None,
+    *,
+    address: str,
+    secret: str,
+    key_id: str,
+    subject: str | bytes | uuid.UUID,
+    expires: date | None = None,
     owner: str | None = None,
 ) -> str:
     """A signed key for the route's `address`, as in `reply+%{key}@in.example.com` (the domain goes into the key).
@@ -266,22 +299,40 @@ def mint_key(
     counts in UTF-8; `expires`: the last day (UTC) on which it is good; `owner`: the address that it is meant for. Raises
     ValueError, with the mend, also for an address whose part before @ would be over 64 octets.
     """
-    key = signed.mint(secret=_secret(secret), key_id=key_id, domain=domain_of(address), subject=_subject(subject),
-                      expires=_days(expires), owner=owner)
+    key = signed.mint(
+        secret=_secret(secret),
+        key_id=key_id,
+        domain=domain_of(address),
+        subject=_subject(subject),
+        expires=_days(expires),
+        owner=owner,
+    )
     fill(address, key)
     return key
 
 
 def outgoing(
-    *, address: str, secret: str, key_id: str, subject: str | bytes | uuid.UUID, expires: date | None = None,
+    *,
+    address: str,
+    secret: str,
+    key_id: str,
+    subject: str | bytes | uuid.UUID,
+    expires: date | None = None,
     owner: str | None = None,
 ) -> Outgoing:
     """What one outgoing mail needs: key, Reply-To, a Message-ID of its own. Arguments and errors as in `mint_key`.
 
     Reply-To of a dedicated address (no placeholder) is that address: the reply is known by the Message-ID that it answers.
     """
-    return _outgoing(address=address, secret=_secret(secret), key_id=key_id, subject=_subject(subject),
-                     expires=_days(expires), owner=owner, random=os.urandom(10))
+    return _outgoing(
+        address=address,
+        secret=_secret(secret),
+        key_id=key_id,
+        subject=_subject(subject),
+        expires=_days(expires),
+        owner=owner,
+        random=os.urandom(10),
+    )
 
 
 def _webhook_key(secret: str) -> bytes:
@@ -314,8 +365,11 @@ def _check_signature(header: str, keys: list[bytes], event_id: str, stamp: str, 
         for theirs in given:
             fits |= hmac.compare_digest(mine, theirs)
     if not fits:
-        raise SignatureError("no signature fits: not gatepost's, another secret, or the body is not the bytes that came",
-                             id=event_id, tried=(len(given), len(keys)))
+        raise SignatureError(
+            "no signature fits: not gatepost's, another secret, or the body is not the bytes that came",
+            id=event_id,
+            tried=(len(given), len(keys)),
+        )
 
 
 def _content(body: bytes, event_id: str) -> dict[str, Any]:
@@ -351,10 +405,19 @@ class _Reader:
             self._fail("data.version", f"this module reads version {_VERSION}, not {version!r}: update gatepost")
         authentication = data.get("authentication")
         return Received(
-            id=self._text(data, "id", path), version=_VERSION, timestamp=self._timestamp(),
-            route=self._text(data, "route", path), key=self._key(), thread=self._thread(), sender=self._sender(),
-            envelope=self._envelope(), message=self._headers(), findings=self._findings(),
-            limits_hit=self._texts(data, "limits_hit", path), raw=self._raw(), data=data,
+            id=self._text(data, "id", path),
+            version=_VERSION,
+            timestamp=self._timestamp(),
+            route=self._text(data, "route", path),
+            key=self._key(),
+            thread=self._thread(),
+            sender=self._sender(),
+            envelope=self._envelope(),
+            message=self._headers(),
+            findings=self._findings(),
+            limits_hit=self._texts(data, "limits_hit", path),
+            raw=self._raw(),
+            data=data,
             authentication=None if authentication is None else self._object(data, "authentication", path),
         )
 
@@ -372,45 +435,64 @@ class _Reader:
         if self._data.get("key") is None:
             return None
         key, path = self._object(self._data, "key", "data."), "data.key."
-        return Key(raw=self._text(key, "raw", path), subject=self._text(key, "subject", path, ""), kind=self._text(key, "kind", path, ""),
-                   options=self._texts(key, "options", path))
+        return Key(
+            raw=self._text(key, "raw", path),
+            subject=self._text(key, "subject", path, ""),
+            kind=self._text(key, "kind", path, ""),
+            options=self._texts(key, "options", path),
+        )
 
     def _thread(self) -> Thread | None:
         if self._data.get("thread") is None:
             return None
         thread, path = self._object(self._data, "thread", "data."), "data.thread."
-        return Thread(found_in=self._text(thread, "found_in", path, ""),
-                      parent_message_id=self._text(thread, "parent_message_id", path))
+        return Thread(
+            found_in=self._text(thread, "found_in", path, ""), parent_message_id=self._text(thread, "parent_message_id", path)
+        )
 
     def _sender(self) -> Sender:
         sender, path = self._object(self._data, "sender", "data."), "data.sender."
         verified = self._text(sender, "verified", path, "unknown")
         if verified not in ("yes", "no"):  # a word that this version does not know vouches for nobody
             verified = "unknown"
-        return Sender(address=self._text(sender, "address", path, ""), name=self._text(sender, "name", path, ""),
-                      verified=cast("Literal['yes', 'no', 'unknown']", verified), by=self._text(sender, "by", path, ""))
+        return Sender(
+            address=self._text(sender, "address", path, ""),
+            name=self._text(sender, "name", path, ""),
+            verified=cast("Literal['yes', 'no', 'unknown']", verified),
+            by=self._text(sender, "by", path, ""),
+        )
 
     def _envelope(self) -> Envelope:
         envelope, path = self._object(self._data, "envelope", "data."), "data.envelope."
         optional = ("original_recipient", "client_address", "helo", "queue_id")
-        return Envelope(sender=self._text(envelope, "sender", path), recipient=self._text(envelope, "recipient", path),
-                        **{name: self._text(envelope, name, path, "") for name in optional})
+        return Envelope(
+            sender=self._text(envelope, "sender", path),
+            recipient=self._text(envelope, "recipient", path),
+            **{name: self._text(envelope, name, path, "") for name in optional},
+        )
 
     def _headers(self) -> Headers:
         head, path = self._object(self._data, "message", "data."), "data.message."
         return Headers(
-            message_id=self._text(head, "message_id", path, ""), in_reply_to=self._texts(head, "in_reply_to", path),
-            references=self._texts(head, "references", path), subject=self._text(head, "subject", path, ""),
-            from_=self._mailboxes(head, "from", path), to=self._mailboxes(head, "to", path),
-            cc=self._mailboxes(head, "cc", path), date=self._text(head, "date", path, ""),
+            message_id=self._text(head, "message_id", path, ""),
+            in_reply_to=self._texts(head, "in_reply_to", path),
+            references=self._texts(head, "references", path),
+            subject=self._text(head, "subject", path, ""),
+            from_=self._mailboxes(head, "from", path),
+            to=self._mailboxes(head, "to", path),
+            cc=self._mailboxes(head, "cc", path),
+            date=self._text(head, "date", path, ""),
             sha256=self._text(head, "sha256", path, ""),
         )
 
     def _findings(self) -> tuple[Finding, ...]:
         return tuple(
-            Finding(slug=self._text(each, "slug", path), family=self._text(each, "family", path, ""),
-                    strength=self._text(each, "strength", path, "alone"),
-                    evidence=self._text(each, "evidence", path, ""))
+            Finding(
+                slug=self._text(each, "slug", path),
+                family=self._text(each, "family", path, ""),
+                strength=self._text(each, "strength", path, "alone"),
+                evidence=self._text(each, "evidence", path, ""),
+            )
             for each, path in self._objects(self._data, "findings", "data.")
         )
 

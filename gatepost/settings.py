@@ -33,10 +33,10 @@ __all__ = [
 ]
 
 
-#: The fields that name recipients, in the order in which they are asked. To first: it is what the sender wrote. Then what hosts on
-#: the way wrote of the envelope's recipient (Delivered-To: qmail, Postfix, Gmail; Envelope-To: Exim; X-Original-To: Postfix;
-#: X-Gm-Original-To: Gmail's routing), every `for` of Received (RFC 5321 4.4), and last what says least (RFC 5322 3.6.6;
-#: Apparently-To: sendmail, RFC 2076 3.18).
+#: The fields that name recipients, in the order in which they are asked. To first: it is what the sender wrote. Then what
+#: hosts on the way wrote of the envelope's recipient (Delivered-To: qmail, Postfix, Gmail; Envelope-To: Exim; X-Original-To:
+#: Postfix; X-Gm-Original-To: Gmail's routing), every `for` of Received (RFC 5321 4.4), and last what says least (RFC 5322
+#: 3.6.6; Apparently-To: sendmail, RFC 2076 3.18).
 DISCOVERY: Final = (
     "To", "Delivered-To", "X-Delivered-To", "Envelope-To", "X-Envelope-To", "Received", "X-Original-To", "X-Forwarded-To",
     "X-Gm-Original-To", "Resent-To", "Resent-Cc", "Cc", "Apparently-To",
@@ -108,8 +108,8 @@ class KeySettings(Value):
     """Which keys a route takes.
 
     Of signed keys: `secrets` are UTF-8 bytes, oldest first; the newest signs, any verifies. Of other apps' keys: `kinds` that
-    the route takes (none named: all), the `pattern`'s expression, the `file` of a list; `unchecked`: that a made-up key may pass.
-    `revoked`: a file of either.
+    the route takes (none named: all), the `pattern`'s expression, the `file` of a list; `unchecked`: that a made-up key may
+    pass. `revoked`: a file of either.
     """
 
     format: Literal["signed", "gitlab", "zulip", "pattern", "list"] = "signed"

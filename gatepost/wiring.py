@@ -81,8 +81,17 @@ def recipient_pattern(address: str) -> str:
     return "^" + "[^@]+".join(map(_literal, _KEY.split(local.lower()))) + "@" + _literal(domain.lower()) + "$"
 
 
-def render(settings: Settings, *, python: str, pipe_script: str, config: str, person: str, host: str, folder: str,
-           user: str = "gatepost") -> dict[str, str]:
+def render(
+    settings: Settings,
+    *,
+    python: str,
+    pipe_script: str,
+    config: str,
+    person: str,
+    host: str,
+    folder: str,
+    user: str = "gatepost",
+) -> dict[str, str]:
     """The fragments filled in: file name -> text, in the order of `FRAGMENTS`.
 
     `python`, `pipe_script`, `config` are absolute paths that `user` can reach; `person` is the address, on another host, that

@@ -31,8 +31,13 @@ _LAST_DAY_OF_2024: Final = 1_826  # days since 2020-01-01
 
 
 def _mint(
-    key_id: str, subject: bytes, *, secret: bytes = _SECRET, domain: str = _DOMAIN,
-    expires: int | None = None, owner: str | None = None,
+    key_id: str,
+    subject: bytes,
+    *,
+    secret: bytes = _SECRET,
+    domain: str = _DOMAIN,
+    expires: int | None = None,
+    owner: str | None = None,
 ) -> str:
     return signed.mint(secret=secret, key_id=key_id, domain=domain, subject=subject, expires=expires, owner=owner)
 
@@ -68,12 +73,21 @@ SETTINGS: Final = Settings(
         _route("replies", "reply+%{key}@in.example.com", "reply-keys"),
         _route("support", "support@in.example.com", "reply-keys"),
         _route("owned", "owned+%{key}@in.example.com", "owner-keys", must_match="park"),
-        _route("strict", "strict+%{key}@in.example.com", "strict-keys",
-               screening=Screening(automatic="reject", loops="reject", bounces="reject")),
-        _route("machines", "machines+%{key}@in.example.com", "machine-keys",
-               screening=Screening(automatic="accept", loops="accept", bounces="accept")),
-        _route("quiet", "quiet+%{key}@in.example.com", "quiet-keys",
-               screening=Screening(lists="reject", unauthenticated="reject")),
+        _route(
+            "strict",
+            "strict+%{key}@in.example.com",
+            "strict-keys",
+            screening=Screening(automatic="reject", loops="reject", bounces="reject"),
+        ),
+        _route(
+            "machines",
+            "machines+%{key}@in.example.com",
+            "machine-keys",
+            screening=Screening(automatic="accept", loops="accept", bounces="accept"),
+        ),
+        _route(
+            "quiet", "quiet+%{key}@in.example.com", "quiet-keys", screening=Screening(lists="reject", unauthenticated="reject")
+        ),
     ),
     timing=Timing(),
     parked=ParkedLimits(),
@@ -132,7 +146,17 @@ def cases() -> tuple[Case, ...]:
 
 
 _COLUMNS: Final = {
-    "file", "sender", "recipient", "queue_id", "finding", "rule", "action", "behind", "verified", "mail_from", "reason",
+    "file",
+    "sender",
+    "recipient",
+    "queue_id",
+    "finding",
+    "rule",
+    "action",
+    "behind",
+    "verified",
+    "mail_from",
+    "reason",
 }
 
 

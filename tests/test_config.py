@@ -142,7 +142,13 @@ def test_every_name_can_be_written(tmp_path: Path) -> None:
     assert settings.after_queue == "park"
     assert settings.parked == ParkedLimits(max_age=604_800.0, max_bytes=500_000_000, min_free_percent=2.5)
     assert settings.parser == ParserLimits(
-        header_bytes=65_536, header_fields=200, field_bytes=4096, addresses=10, parameters=11, references=12, received=13,
+        header_bytes=65_536,
+        header_fields=200,
+        field_bytes=4096,
+        addresses=10,
+        parameters=11,
+        references=12,
+        received=13,
     )
     app, raw, box = settings.sinks
     assert (app.target, app.confirm, app.ca_file) == ("https://app.example.com:8443/mail?x=1", True, str(tmp_path / "ca.pem"))

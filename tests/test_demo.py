@@ -59,8 +59,12 @@ def lines(tmp_path: Path) -> list[dict[str, object]]:
 def post(app: App, body: bytes, *, key: bytes = WEBHOOK_KEY, id_: str = "made-up", length: int | None = None) -> int:
     """The app's answer to a request with a signature of this key."""
     stamp = str(int(time.time()))
-    fields = {"webhook-id": id_, "webhook-timestamp": stamp, "webhook-signature": signature(key, id_, stamp, body),
-              "Content-Length": str(len(body) if length is None else length)}
+    fields = {
+        "webhook-id": id_,
+        "webhook-timestamp": stamp,
+        "webhook-signature": signature(key, id_, stamp, body),
+        "Content-Length": str(len(body) if length is None else length),
+    }
     connection = http.client.HTTPConnection("127.0.0.1", app.server_address[1], timeout=30)
     try:
         connection.request("POST", "/mail", body if length is None else None, fields)
@@ -83,9 +87,21 @@ def test_the_app_has_the_message_before_it_says_so(tmp_path: Path, made: Install
 def test_the_app_knows_a_message_that_comes_again(tmp_path: Path, made: Installation, app: App) -> None:
     """The ledger is gone, and with it the proof: the app sees the id again and says so; so does one that was started anew."""
     first = receive(made)
-    body = json.dumps({"type": "message.received", "timestamp": "2026-01-01T00:00:00Z", "data": {
-        "version": 1, "id": first.id, "route": "replies", "sender": {}, "message": {}, "raw": b64encode(RAW).decode(),
-        "envelope": {"sender": "a@example.org", "recipient": "b@in.example.com"}}}).encode()
+    body = json.dumps(
+        {
+            "type": "message.received",
+            "timestamp": "2026-01-01T00:00:00Z",
+            "data": {
+                "version": 1,
+                "id": first.id,
+                "route": "replies",
+                "sender": {},
+                "message": {},
+                "raw": b64encode(RAW).decode(),
+                "envelope": {"sender": "a@example.org", "recipient": "b@in.example.com"},
+            },
+        }
+    ).encode()
     assert post(app, body, id_=first.id) == 204
     app.inbox = type(app.inbox)(tmp_path / "inbox")
     assert post(app, body, id_=first.id) == 204
@@ -104,7 +120,11 @@ REQUESTS = [
 
 @pytest.mark.parametrize(("options", "body", "status"), [row[1:4] for row in REQUESTS], ids=[row[0] for row in REQUESTS])
 def test_what_is_no_message_leaves_nothing(
-    tmp_path: Path, app: App, options: dict[str, bytes], body: bytes, status: int,
+    tmp_path: Path,
+    app: App,
+    options: dict[str, bytes],
+    body: bytes,
+    status: int,
 ) -> None:
     """The app answers by docs/webhook.md and keeps nothing."""
     assert post(app, body, **options) == status  # type: ignore[arg-type]

@@ -53,8 +53,10 @@ def test_wherever_sha256_comes_from(prepare: str) -> None:
 @pytest.mark.parametrize(("size", "loaded"), [(digest.LARGE - 1, False), (digest.LARGE, True)], ids=["small", "large"])
 def test_openssl_is_loaded_for_a_large_message_only(size: int, loaded: bool) -> None:
     """Loading it costs what it saves on 750 kB."""
-    code = (f"from gatepost import digest\ndigest.sha256(bytes({size}))\ndigest.hmac_sha256(b'k', bytes({size} - 64))\n"
-            "print('_hashlib' in sys.modules)")
+    code = (
+        f"from gatepost import digest\ndigest.sha256(bytes({size}))\ndigest.hmac_sha256(b'k', bytes({size} - 64))\n"
+        "print('_hashlib' in sys.modules)"
+    )
     assert run(code) == str(loaded)
 
 

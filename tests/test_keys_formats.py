@@ -35,9 +35,23 @@ LIST = b"# keys\nsha256:6ab9f1eb8f7d3388f4f9d586f66e99fd54080df2c446f0e58668b09c
 
 #: A key for each kind, to be taken apart and spoiled.
 SEEDS = [
-    HEX, f"1-{BASE36}", f"1-{BASE36}-2s", f"{HEX}-unsubscribe", f"1-{BASE36}+unsubscribe", "garden-20-glimt-abc-issue",
-    "garden-20-abc-merge-request", "garden-20-issue-", "garden-20-abc-issue-34", f"garden.{HEX}",
-    f"garden+{HEX}+show-sender", f"mm{HEX}", f"{HEX}.prefer-html.include-quotes", "ticket-42.urgent", "listed", "other", "k1",
+    HEX,
+    f"1-{BASE36}",
+    f"1-{BASE36}-2s",
+    f"{HEX}-unsubscribe",
+    f"1-{BASE36}+unsubscribe",
+    "garden-20-glimt-abc-issue",
+    "garden-20-abc-merge-request",
+    "garden-20-issue-",
+    "garden-20-abc-issue-34",
+    f"garden.{HEX}",
+    f"garden+{HEX}+show-sender",
+    f"mm{HEX}",
+    f"{HEX}.prefer-html.include-quotes",
+    "ticket-42.urgent",
+    "listed",
+    "other",
+    "k1",
 ]
 #: What hostile text is made of: the formats' own delimiters and words, and what no address should hold.
 PIECES = [
@@ -56,7 +70,7 @@ def hostile(count: int) -> Iterator[str]:
         if way == 0:  # a key with one place changed
             text = chance.choice(SEEDS)
             at = chance.randrange(len(text) + 1)
-            yield text[:at] + chance.choice(PIECES) + text[at + chance.randrange(3):]
+            yield text[:at] + chance.choice(PIECES) + text[at + chance.randrange(3) :]
         elif way == 1:
             yield "".join(chance.choices(PIECES, k=chance.randrange(1, 9)))
         elif way == 2:

@@ -147,8 +147,12 @@ def test_the_longest_key_is_taken() -> None:
     assert gitlab.read(text) is not None
 
 
-@given(st.from_regex(r"[a-z0-9](-?[a-z0-9]){0,20}", fullmatch=True), st.integers(1, 2**63 - 1),
-       st.from_regex(r"[a-z]{1,5}-[a-z0-9]{25}", fullmatch=True), st.sampled_from(["issue", "merge-request"]))
+@given(
+    st.from_regex(r"[a-z0-9](-?[a-z0-9]){0,20}", fullmatch=True),
+    st.integers(1, 2**63 - 1),
+    st.from_regex(r"[a-z]{1,5}-[a-z0-9]{25}", fullmatch=True),
+    st.sampled_from(["issue", "merge-request"]),
+)
 def test_whatever_the_project_is_called(slug: str, project: int, token: str, action: str) -> None:
     """The id is found behind any slug."""
     text = f"{slug}-{project}-{token}-{action}"

@@ -123,8 +123,12 @@ def test_no_other_line_does(content: bytes, key: str) -> None:
 
 _FIELDS = st.text("ab#", min_size=1, max_size=3).map(lambda text: text.encode())
 _LINES = st.one_of(
-    _FIELDS, _FIELDS.map(lambda key: key + b" s"), _FIELDS.map(lambda key: b" " + key), _FIELDS.map(lambda key: key + b"\r"),
-    _FIELDS.map(lambda key: hashed(key.decode())), st.just(b""),
+    _FIELDS,
+    _FIELDS.map(lambda key: key + b" s"),
+    _FIELDS.map(lambda key: b" " + key),
+    _FIELDS.map(lambda key: key + b"\r"),
+    _FIELDS.map(lambda key: hashed(key.decode())),
+    st.just(b""),
 )
 
 

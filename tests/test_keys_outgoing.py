@@ -17,7 +17,11 @@ from gatepost.keys import outgoing, reply_ids, signed
 SECRET = b"the-newest-secret-of-reply-keys-"
 RANDOM = bytes(range(10))
 ARGUMENTS: dict[str, Any] = {
-    "address": "reply+%{key}@in.example.com", "secret": SECRET, "key_id": "reply-keys", "subject": b"42", "random": RANDOM,
+    "address": "reply+%{key}@in.example.com",
+    "secret": SECRET,
+    "key_id": "reply-keys",
+    "subject": b"42",
+    "random": RANDOM,
 }
 KEY = signed.mint(secret=SECRET, key_id="reply-keys", domain="in.example.com", subject=b"42")
 
@@ -76,8 +80,12 @@ def test_the_bytes_left_are_the_bytes_that_fit(length: int, owner: str | None, e
     with pytest.raises(ValueError, match="are left") as caught:
         outgoing.outgoing(**(made | {"subject": bytes(16)}))
     text = str(caught.value)
-    kind = {(False, False): "are left for the subject", (True, False): "with an expiry", (False, True): "with an owner",
-            (True, True): "with both"}[expires is not None, owner is not None]
+    kind = {
+        (False, False): "are left for the subject",
+        (True, False): "with an expiry",
+        (False, True): "with an owner",
+        (True, True): "with both",
+    }[expires is not None, owner is not None]
     if "for the key" in text:
         assert fits == []
     else:

@@ -80,11 +80,19 @@ def run_block(language: str, cases: list[dict[str, Any]], folder: Path) -> list[
         arguments = ["run", str(script), str(folder / "driver.go")]
     else:
         script.write_text(block(language) + "\n" + driver, encoding="utf-8")
-    environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "LANG": "C.UTF-8", "GOCACHE": str(folder / "cache"),
-                   "GO111MODULE": "off", "GOPROXY": "off", "GOFLAGS": "-p=1"}
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(folder),
+        "LANG": "C.UTF-8",
+        "GOCACHE": str(folder / "cache"),
+        "GO111MODULE": "off",
+        "GOPROXY": "off",
+        "GOFLAGS": "-p=1",
+    }
     lines = "".join(json.dumps(case) + "\n" for case in cases)
-    done = subprocess.run([program, *arguments], input=lines, capture_output=True, encoding="utf-8", env=environment,
-                          check=False)
+    done = subprocess.run(
+        [program, *arguments], input=lines, capture_output=True, encoding="utf-8", env=environment, check=False
+    )
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     return done.stdout.splitlines()
 
@@ -101,8 +109,14 @@ def run_python(case: dict[str, Any]) -> str:
 
 def ours(case: dict[str, Any]) -> str:
     try:
-        return signed.mint(secret=case["secret"].encode(), key_id=case["key_id"], domain=case["domain"],
-                           subject=bytes.fromhex(case["subject"]), expires=case["expires"], owner=case["owner"])
+        return signed.mint(
+            secret=case["secret"].encode(),
+            key_id=case["key_id"],
+            domain=case["domain"],
+            subject=bytes.fromhex(case["subject"]),
+            expires=case["expires"],
+            owner=case["owner"],
+        )
     except ValueError:
         return "refused"
 
@@ -122,8 +136,9 @@ def test_the_page_has_vectors_of_every_form() -> None:
 def test_vector(row: dict[str, Any]) -> None:
     """Each vector is what `mint` makes, verifies, and says what its row says."""
     assert ours(row) == row["key"]
-    verdict = signed.verify(row["key"], secrets=(row["secret"].encode(),), key_id=row["key_id"], domains=(row["domain"],),
-                            today=row["expires"] or 0)
+    verdict = signed.verify(
+        row["key"], secrets=(row["secret"].encode(),), key_id=row["key_id"], domains=(row["domain"],), today=row["expires"] or 0
+    )
     assert (verdict.result, verdict.subject.hex(), verdict.expires) == ("live", row["subject"], row["expires"])
     assert bool(verdict.owner) == bool(row["owner"])
     assert signed.owner_matches(verdict, row["owner"] or "nobody@example.org", row["key_id"]) == bool(row["owner"])
@@ -164,9 +179,19 @@ NO_NUL = st.characters(codec="utf-8", exclude_characters="\0")
     key_id=st.text(NO_NUL, min_size=1, max_size=20),
 )
 def test_page_and_code_agree_on_anything(
-    secret: str, subject: bytes, expires: int | None, owner: str | None, key_id: str,
+    secret: str,
+    subject: bytes,
+    expires: int | None,
+    owner: str | None,
+    key_id: str,
 ) -> None:
     """The page's Python, which shares nothing with ours (base64 and hmac there), mints the same keys from any arguments."""
-    case = {"secret": secret, "key_id": key_id, "domain": "In.Example.com", "subject": subject.hex(), "expires": expires,
-            "owner": owner}
+    case = {
+        "secret": secret,
+        "key_id": key_id,
+        "domain": "In.Example.com",
+        "subject": subject.hex(),
+        "expires": expires,
+        "owner": owner,
+    }
     assert run_python(case) == ours(case)

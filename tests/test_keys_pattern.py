@@ -189,7 +189,8 @@ def _grown(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
     several = st.lists(inner, min_size=1, max_size=3)
     quantifiers = st.sampled_from(["?", "*", "+", "{2}", "{0,2}", "{1,}"])
     return st.one_of(
-        several.map("".join), several.map(lambda nodes: f"({'|'.join(nodes)})"),
+        several.map("".join),
+        several.map(lambda nodes: f"({'|'.join(nodes)})"),
         st.builds("(?:{}){}".format, inner, quantifiers),
         inner.map("(?P<option>{})".format),
     )

@@ -122,8 +122,11 @@ FORGED = [
     ("subdomain", mint(domain="a.in.example.com"), "a subdomain is another domain"),
     ("no tag at all", spelled(b"\x10ticket-42" + bytes(10)), "what a stranger can make"),
     ("owner's text as tag", with_tag(b"\x10ab", key_id="gatepost owner 1"), "one HMAC's input must not serve as another's"),
-    ("expiry set later", spelled(base64.b32decode(KEY.upper() + "=" * (-len(KEY) % 8)).replace(b"\x09\xd4", b"\xff\xff")),
-     "an expired key made good by hand"),
+    (
+        "expiry set later",
+        spelled(base64.b32decode(KEY.upper() + "=" * (-len(KEY) % 8)).replace(b"\x09\xd4", b"\xff\xff")),
+        "an expired key made good by hand",
+    ),
 ]
 
 
@@ -144,8 +147,12 @@ def test_live(subject: bytes, expires: int | None, owner: str | None) -> None:
     assert (verdict.result, verdict.subject, verdict.expires, verdict.secret) == ("live", subject, expires, SECRET)
     assert len(verdict.owner) == (0 if owner is None else 4)
     assert signed.looks_signed(key)
-    assert key == with_tag(bytes([16 | (expires is not None) | (owner is not None) << 1])
-                           + (b"" if expires is None else expires.to_bytes(2, "big")) + verdict.owner + subject)
+    assert key == with_tag(
+        bytes([16 | (expires is not None) | (owner is not None) << 1])
+        + (b"" if expires is None else expires.to_bytes(2, "big"))
+        + verdict.owner
+        + subject
+    )
 
 
 EXPIRY = [
@@ -259,10 +266,17 @@ def test_owner_beyond_ascii() -> None:
 
 def test_owner_depends_on_everything() -> None:
     """The same owner gives other four bytes under another secret, key_id, expiry or subject, but not another domain."""
+
     def owner(**changes: Any) -> bytes:
         arguments = GENUINE | {"owner": OWNER, "expires": DAY} | changes
-        return signed.verify(signed.mint(**arguments), secrets=(arguments["secret"],), key_id=arguments["key_id"],
-                             domains=(arguments["domain"],), today=0).owner
+        return signed.verify(
+            signed.mint(**arguments),
+            secrets=(arguments["secret"],),
+            key_id=arguments["key_id"],
+            domains=(arguments["domain"],),
+            today=0,
+        ).owner
+
     others = [owner(secret=OLD), owner(key_id="other"), owner(expires=DAY + 1), owner(expires=None), owner(subject=b"other")]
     assert len({owner(), *others}) == 6
     assert owner(domain="old.example.com") == owner()
@@ -345,7 +359,9 @@ def test_subject_round_trip(subject: bytes) -> None:
 
 @settings(deadline=None)
 @given(
-    subject=st.binary(min_size=1, max_size=16), expires=st.none() | st.integers(0, 65_535), owner=st.booleans(),
+    subject=st.binary(min_size=1, max_size=16),
+    expires=st.none() | st.integers(0, 65_535),
+    owner=st.booleans(),
     today=st.integers(-20_000, 70_000),
 )
 def test_round_trip(subject: bytes, expires: int | None, owner: bool, today: int) -> None:
@@ -378,7 +394,7 @@ def test_flipping_any_bit(key: str) -> None:
         assert verify(spelled(flipped)).result in ("unknown", "forged"), f"bit {bit}"
     for at in range(len(key)):
         for other in set("abcdefghijklmnopqrstuvwxyz234567") - {key[at]}:
-            assert verify(key[:at] + other + key[at + 1:]).result in ("unknown", "forged"), f"character {at}"
+            assert verify(key[:at] + other + key[at + 1 :]).result in ("unknown", "forged"), f"character {at}"
 
 
 class _Counted:
@@ -420,7 +436,9 @@ COSTLY = ("_hashlib", "base64", "dataclasses", "datetime", "enum", "hashlib", "h
 
 def test_no_costly_import() -> None:
     """Judging a key loads none of the modules that cost the pipe script its start-up time."""
-    code = (f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom gatepost.keys import keyring, outgoing, reply_ids, signed\n"
-            f"print([name for name in {COSTLY!r} if name in sys.modules])")
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom gatepost.keys import keyring, outgoing, reply_ids, signed\n"
+        f"print([name for name in {COSTLY!r} if name in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("[]\n", "")

@@ -38,8 +38,11 @@ CHANNELS = [
     ("prefer-text", f"garden.{HEX}.prefer-text", ("prefer-text",)),
     ("the last preference counts", f"garden.{HEX}.prefer-text.prefer-html", ("prefer-html",)),
     ("the last preference counts, three", f"garden.{HEX}.prefer-text.prefer-html.prefer-text", ("prefer-text",)),
-    ("all but one preference", f"garden.{HEX}.prefer-html.include-quotes.include-footer.show-sender",
-     ("show-sender", "include-footer", "include-quotes", "prefer-html")),
+    (
+        "all but one preference",
+        f"garden.{HEX}.prefer-html.include-quotes.include-footer.show-sender",
+        ("show-sender", "include-footer", "include-quotes", "prefer-html"),
+    ),
 ]
 
 # id, text

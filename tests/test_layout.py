@@ -28,8 +28,21 @@ MAY_IMPORT = {
     "log": {"settings"},
     "stores": {"value", "errors", "settings", "digest"},
     "sinks": {"value", "settings", "decision", "digest", "mail"},
-    "gateway": {"value", "errors", "settings", "decision", "digest", "frozen", "mail", "screening", "policy", "log", "queue_id", "stores",
-                "sinks"},
+    "gateway": {
+        "value",
+        "errors",
+        "settings",
+        "decision",
+        "digest",
+        "frozen",
+        "mail",
+        "screening",
+        "policy",
+        "log",
+        "queue_id",
+        "stores",
+        "sinks",
+    },
     "config": {"value", "errors", "settings", "digest", "mail", "keys"},
     "wiring": {"settings", "decision"},
     "receiver": {"value", "keys"},
@@ -37,7 +50,20 @@ MAY_IMPORT = {
     "cli": None,  # all
 }
 DOOR_MAY_IMPORT = {"gateway", "config", "decision", "errors", "log", "mail", "settings"}
-PURE = ("discovery", "value", "errors", "decision", "frozen", "queue_id", "settings", "digest", "mail", "keys", "screening", "policy")
+PURE = (
+    "discovery",
+    "value",
+    "errors",
+    "decision",
+    "frozen",
+    "queue_id",
+    "settings",
+    "digest",
+    "mail",
+    "keys",
+    "screening",
+    "policy",
+)
 IMPURE_MODULES = {"socket", "subprocess", "sqlite3", "urllib", "http", "ssl", "asyncio", "threading", "shutil", "tempfile"}
 IMPURE_NAMES = {("os", "environ"), ("os", "getenv"), ("os", "open"), ("time", "time"), ("datetime", "now")}
 #: What the pipe script must not import for an ordinary message: each costs milliseconds of every message

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gatepost.settings import USUAL_LIMITS, LimitSettings
 from gatepost.stores import database
 from gatepost.stores.ledger import Claim, Ledger
-from gatepost.settings import USUAL_LIMITS, LimitSettings
 from gatepost.stores.limits import Counter, client_network, counters_for
 
 NOW = 1_800_000_000.0
@@ -534,6 +534,7 @@ def test_migration(tmp_path: Path) -> None:
 
 def test_released_versions_do_not_change() -> None:
     """What a store of version 1 has is what version 1 says: a change there would reach no store that exists."""
+
     def plain(statements: tuple[str, ...]) -> list[str]:
         return [" ".join(each.split()) for each in statements]
 

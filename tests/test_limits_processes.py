@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from gatepost.stores.ledger import Claim, Ledger
 from gatepost.settings import USUAL_LIMITS, LimitSettings
+from gatepost.stores.ledger import Claim, Ledger
 from gatepost.stores.limits import Counter, counters_for
 from tests.test_ledger_crash import child, status_of, together
 

@@ -65,9 +65,7 @@ MATCHES: list[tuple[str, str, str, str | None, bool]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("pattern", "to", "key", "well_formed"), [row[1:] for row in MATCHES], ids=[row[0] for row in MATCHES]
-)
+@pytest.mark.parametrize(("pattern", "to", "key", "well_formed"), [row[1:] for row in MATCHES], ids=[row[0] for row in MATCHES])
 def test_a_pattern_takes_a_recipient(pattern: str, to: str, key: str | None, well_formed: bool) -> None:
     """Anchored at both ends, in any case; what can be no key is told from an address that does not match."""
     match = compile_pattern(pattern).match(recipient(to))

@@ -44,9 +44,7 @@ VALUES: list[tuple[str, bytes, str, Parameters, tuple[str, ...]]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("value", "kind", "parameters", "flags"), [row[1:] for row in VALUES], ids=[row[0] for row in VALUES]
-)
+@pytest.mark.parametrize(("value", "kind", "parameters", "flags"), [row[1:] for row in VALUES], ids=[row[0] for row in VALUES])
 def test_a_value_is_read(value: bytes, kind: str, parameters: Parameters, flags: tuple[str, ...]) -> None:
     """Type and parameters come out; what is not as RFC 2045 5.1 says is a flag."""
     found = content_type(value, 10)

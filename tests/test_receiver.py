@@ -51,14 +51,23 @@ DATA: dict[str, Any] = {
     "thread": {"found_in": "References", "parent_message_id": "<reply-k.00@in.example.com>"},
     "sender": {"address": "person@example.org", "name": "A Person", "verified": "yes", "by": "mx.example.com"},
     "envelope": {
-        "sender": "bounce@example.org", "recipient": "reply+k@in.example.com", "original_recipient": "reply+K@in.example.com",
-        "client_address": "192.0.2.1", "helo": "mail.example.org", "queue_id": "4jWl4Z5tH8zJv6D",
+        "sender": "bounce@example.org",
+        "recipient": "reply+k@in.example.com",
+        "original_recipient": "reply+K@in.example.com",
+        "client_address": "192.0.2.1",
+        "helo": "mail.example.org",
+        "queue_id": "4jWl4Z5tH8zJv6D",
     },
     "authentication": None,
     "message": {
-        "message_id": "<1@example.org>", "in_reply_to": ["<reply-k.00@in.example.com>"], "references": ["<0@x>", "<1@x>"],
-        "subject": "Grüße", "from": [{"address": "person@example.org", "name": "A Person"}],
-        "to": [{"address": "reply+k@in.example.com", "name": ""}], "cc": [], "date": "Sat, 21 Nov 2026 12:00:00 +0000",
+        "message_id": "<1@example.org>",
+        "in_reply_to": ["<reply-k.00@in.example.com>"],
+        "references": ["<0@x>", "<1@x>"],
+        "subject": "Grüße",
+        "from": [{"address": "person@example.org", "name": "A Person"}],
+        "to": [{"address": "reply+k@in.example.com", "name": ""}],
+        "cc": [],
+        "date": "Sat, 21 Nov 2026 12:00:00 +0000",
         "sha256": "ab" * 32,
     },
     "findings": [{"slug": "auto-submitted", "family": "automatic", "evidence": "auto-replied"}],
@@ -124,9 +133,14 @@ def test_a_message() -> None:
     assert mail.envelope == receiver.Envelope(**DATA["envelope"])
     assert mail.authentication is None
     assert mail.message == receiver.Headers(
-        message_id="<1@example.org>", in_reply_to=("<reply-k.00@in.example.com>",), references=("<0@x>", "<1@x>"),
-        subject="Grüße", from_=(receiver.Mailbox(address="person@example.org", name="A Person"),),
-        to=(receiver.Mailbox(address="reply+k@in.example.com"),), cc=(), date="Sat, 21 Nov 2026 12:00:00 +0000",
+        message_id="<1@example.org>",
+        in_reply_to=("<reply-k.00@in.example.com>",),
+        references=("<0@x>", "<1@x>"),
+        subject="Grüße",
+        from_=(receiver.Mailbox(address="person@example.org", name="A Person"),),
+        to=(receiver.Mailbox(address="reply+k@in.example.com"),),
+        cc=(),
+        date="Sat, 21 Nov 2026 12:00:00 +0000",
         sha256="ab" * 32,
     )
     assert mail.findings == (receiver.Finding(slug="auto-submitted", family="automatic", evidence="auto-replied"),)
@@ -139,8 +153,13 @@ def test_the_schema_is_what_is_read() -> None:
     """docs/webhook.schema.json names the fields of this file's example, and each has its place in a value."""
     definitions = json.loads((ROOT / "docs" / "webhook.schema.json").read_text(encoding="utf-8"))["$defs"]
     assert set(definitions["data"]["required"]) == set(DATA) == set(receiver.Received._fields) - {"data", "timestamp"}
-    for name, value in (("key", receiver.Key), ("thread", receiver.Thread), ("sender", receiver.Sender),
-                        ("envelope", receiver.Envelope), ("finding", receiver.Finding)):
+    for name, value in (
+        ("key", receiver.Key),
+        ("thread", receiver.Thread),
+        ("sender", receiver.Sender),
+        ("envelope", receiver.Envelope),
+        ("finding", receiver.Finding),
+    ):
         assert set(definitions[name]["properties"]) == set(value._fields)
     assert set(definitions["message"]["required"]) == {field.rstrip("_") for field in receiver.Headers._fields}
 
@@ -154,8 +173,11 @@ HEADERS_THAT_FIT: list[tuple[str, dict[str, str], str | list[str]]] = [
     ("white space around", {name: f" {value} " for name, value in headers().items()}, SECRET),
     ("old and new secret here, old one there", headers(), [SECRET, OTHER]),
     ("old and new secret here, new one there", headers(secret=OTHER), [SECRET, OTHER]),
-    ("two signatures there, the second fits",
-     headers() | {"webhook-signature": headers(secret=OTHER)["webhook-signature"] + " " + FITS}, SECRET),
+    (
+        "two signatures there, the second fits",
+        headers() | {"webhook-signature": headers(secret=OTHER)["webhook-signature"] + " " + FITS},
+        SECRET,
+    ),
     ("beside another version", headers() | {"webhook-signature": "v1a,AAAA v2,x " + FITS}, SECRET),
     ("beside rubbish", headers() | {"webhook-signature": "v1, v1 , \u00e9 v1,\udcff " + FITS}, SECRET),
     ("a secret read from a file, line end and all", headers(), SECRET + "\n"),
@@ -203,7 +225,9 @@ HEADERS_THAT_DO_NOT: list[tuple[str, dict[str, str], type[ReceiverError]]] = [
 
 
 @pytest.mark.parametrize(
-    ("sent", "error"), [row[1:] for row in HEADERS_THAT_DO_NOT], ids=[row[0] for row in HEADERS_THAT_DO_NOT],
+    ("sent", "error"),
+    [row[1:] for row in HEADERS_THAT_DO_NOT],
+    ids=[row[0] for row in HEADERS_THAT_DO_NOT],
 )
 def test_headers_that_do_not(sent: dict[str, str], error: type[ReceiverError]) -> None:
     """Each way in which a request is not gatepost's, or not a fresh one, has its error."""
@@ -243,10 +267,18 @@ def test_the_clock_is_asked_where_no_time_is_given() -> None:
         verify_webhook(headers(stamp=str(int(time.time()) - 10_000)), BODY, SECRET)
 
 
-@pytest.mark.parametrize("secrets", [
-    [], "", "whsec_", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_not base64!", "whsec_" + base64.b64encode(b"x" * 23).decode(),
-    [SECRET, "whsec_short"],
-])
+@pytest.mark.parametrize(
+    "secrets",
+    [
+        [],
+        "",
+        "whsec_",
+        "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+        "whsec_not base64!",
+        "whsec_" + base64.b64encode(b"x" * 23).decode(),
+        [SECRET, "whsec_short"],
+    ],
+)
 def test_a_secret_that_is_none(secrets: str | list[str]) -> None:
     """The app's own mistake is said before anything else, and the secret is not in the text."""
     with pytest.raises(SecretError) as caught:
@@ -254,9 +286,21 @@ def test_a_secret_that_is_none(secrets: str | list[str]) -> None:
     assert not isinstance(secrets, str) or len(secrets) < 7 or secrets not in str(caught.value)
 
 
-@pytest.mark.parametrize("body", [
-    b"", b"{", b"[]", b"null", b'"text"', b"\xff", b"[" * 100_000, b'{"type": 1}', b"{}", b"NaN",
-])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b'"text"',
+        b"\xff",
+        b"[" * 100_000,
+        b'{"type": 1}',
+        b"{}",
+        b"NaN",
+    ],
+)
 def test_a_body_that_is_no_event(body: bytes) -> None:
     """Rightly signed, but not a JSON object with a type, is a BodyError."""
     with pytest.raises(BodyError):
@@ -344,10 +388,14 @@ def test_another_event() -> None:
 
 
 @settings(deadline=None)
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-                    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*DATA, "address"]), inner),
-                    max_leaves=20),
-       st.sampled_from([("data", name) for name in DATA] + [("data",), ("timestamp",), ("type",)]))
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*DATA, "address"]), inner),
+        max_leaves=20,
+    ),
+    st.sampled_from([("data", name) for name in DATA] + [("data",), ("timestamp",), ("type",)]),
+)
 def test_any_signed_body_is_read_or_refused(value: Any, path: tuple[str, ...]) -> None:
     """Whatever stands in a field, the answer is a value or a ReceiverError."""
     with contextlib.suppress(ReceiverError):
@@ -371,9 +419,16 @@ def verdict_on(key: str, today: int = 0) -> signed.Verdict:
     return signed.verify(key, secrets=(KEY_SECRET.encode(),), key_id="reply-keys", domains=("in.example.com",), today=today)
 
 
-@pytest.mark.parametrize(("subject", "carried"), [
-    ("42", b"42"), (b"\0\xff", b"\0\xff"), (A_UUID, A_UUID.bytes), ("grün", "grün".encode()), ("0x41", b"0x41"),
-])
+@pytest.mark.parametrize(
+    ("subject", "carried"),
+    [
+        ("42", b"42"),
+        (b"\0\xff", b"\0\xff"),
+        (A_UUID, A_UUID.bytes),
+        ("grün", "grün".encode()),
+        ("0x41", b"0x41"),
+    ],
+)
 def test_mint_key(subject: str | bytes | uuid.UUID, carried: bytes) -> None:
     """Text, bytes and UUIDs can be a subject, and come back through the webhook."""
     key = receiver.mint_key(**MINT, subject=subject)
@@ -455,7 +510,7 @@ def test_outgoing_from_a_dedicated_address() -> None:
 
 def test_answers() -> None:
     """The two answers are JSON as the sink reads it, whatever the text."""
-    assert json.loads(receiver.refuse("geschlossen – \"zu\"\n")) == {"gatepost": "refuse", "text": "geschlossen – \"zu\"\n"}
+    assert json.loads(receiver.refuse('geschlossen – "zu"\n')) == {"gatepost": "refuse", "text": 'geschlossen – "zu"\n'}
     assert json.loads(receiver.accepted("5f" * 32)) == {"gatepost": "accepted", "id": "5f" * 32}
 
 
@@ -475,7 +530,9 @@ APP_ANSWERS = [
 
 
 @pytest.mark.parametrize(
-    ("body", "secret", "subject", "status", "text"), [row[1:] for row in APP_ANSWERS], ids=[row[0] for row in APP_ANSWERS],
+    ("body", "secret", "subject", "status", "text"),
+    [row[1:] for row in APP_ANSWERS],
+    ids=[row[0] for row in APP_ANSWERS],
 )
 def test_the_pages_app(body: bytes, secret: str, subject: str, status: str, text: bytes) -> None:
     """The app in docs/receiver.md runs, answers as its page says, and keeps one copy of a message that comes twice."""
@@ -487,8 +544,10 @@ def test_the_pages_app(body: bytes, secret: str, subject: str, status: str, text
         sent = headers(body, secret, stamp=str(int(time.time())))
         environ = {"HTTP_" + name.upper().replace("-", "_"): value for name, value in sent.items()}
         seen: list[str] = []
-        answer = namespace["app"]({**environ, "CONTENT_LENGTH": str(len(body)), "wsgi.input": io.BytesIO(body)},
-                                  lambda given, _headers, seen=seen: seen.append(given))
+        answer = namespace["app"](
+            {**environ, "CONTENT_LENGTH": str(len(body)), "wsgi.input": io.BytesIO(body)},
+            lambda given, _headers, seen=seen: seen.append(given),
+        )
         assert seen == [status]
         assert text in b"".join(answer)
     assert len(namespace["SEEN"]) == (text == b'"accepted"')
@@ -511,10 +570,12 @@ def test_the_page_names_everything() -> None:
 
 def test_it_needs_nothing_but_the_standard_library() -> None:
     """Importing the receiver loads no other room of gatepost and no package from elsewhere."""
-    code = (f"import sys; before = set(sys.modules); sys.path.insert(0, {str(ROOT)!r})\nimport gatepost.receiver\n"
-            "new = {name for name in set(sys.modules) - before}\n"
-            "rooms = {n.split('.')[1] for n in new if n.startswith('gatepost.')}\n"
-            "print(sorted(rooms - {'receiver', 'keys', 'value', 'digest'}),\n"
-            "      sorted(n for n in new if n.split('.')[0] not in sys.stdlib_module_names | {'gatepost'}))")
+    code = (
+        f"import sys; before = set(sys.modules); sys.path.insert(0, {str(ROOT)!r})\nimport gatepost.receiver\n"
+        "new = {name for name in set(sys.modules) - before}\n"
+        "rooms = {n.split('.')[1] for n in new if n.startswith('gatepost.')}\n"
+        "print(sorted(rooms - {'receiver', 'keys', 'value', 'digest'}),\n"
+        "      sorted(n for n in new if n.split('.')[0] not in sys.stdlib_module_names | {'gatepost'}))"
+    )
     done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("[] []\n", "")

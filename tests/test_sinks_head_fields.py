@@ -101,7 +101,12 @@ def test_addresses_keep_their_octets() -> None:
 @pytest.mark.parametrize(
     "piece",
     [
-        b"X-Gatepost-A: b\r\n", b"X-Gatepost-A: b\n", b"X-Gatepost-A: b\r", b"X-Gatepost-A:\r\n ", b"x-gatepost-", b"\r",
+        b"X-Gatepost-A: b\r\n",
+        b"X-Gatepost-A: b\n",
+        b"X-Gatepost-A: b\r",
+        b"X-Gatepost-A:\r\n ",
+        b"x-gatepost-",
+        b"\r",
         b" x-gatepost-",
     ],
 )

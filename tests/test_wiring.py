@@ -24,10 +24,18 @@ GIVEN = {
 
 def settings(*addresses: str, timing: Timing | None = None) -> Settings:
     """Settings with one route for each address."""
-    routes = tuple(Route(name=f"route{number}", address=address, screening=Screening(), deliver=("app",))
-                   for number, address in enumerate(addresses))
-    return Settings(file="/etc/gatepost/gatepost.yml", routes=routes, timing=timing or Timing(), parked=ParkedLimits(),
-                    parser=ParserLimits(), sinks=())
+    routes = tuple(
+        Route(name=f"route{number}", address=address, screening=Screening(), deliver=("app",))
+        for number, address in enumerate(addresses)
+    )
+    return Settings(
+        file="/etc/gatepost/gatepost.yml",
+        routes=routes,
+        timing=timing or Timing(),
+        parked=ParkedLimits(),
+        parser=ParserLimits(),
+        sinks=(),
+    )
 
 
 def render(*addresses: str, timing: Timing | None = None, **changes: str) -> dict[str, str]:
@@ -75,8 +83,19 @@ def test_pattern_matches_what_the_route_takes(address: str, recipient: str, matc
     assert bool(re.search(pattern.replace("\\/", "/"), recipient, re.IGNORECASE)) is matches, why
 
 
-@pytest.mark.parametrize("address", ["", "in.example.com", "@in.example.com", "reply+%{key}@", "reply@in example.com",
-                                     "reply\n@in.example.com", "a@b@in.example.com", "reply@-in.example.com"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "",
+        "in.example.com",
+        "@in.example.com",
+        "reply+%{key}@",
+        "reply@in example.com",
+        "reply\n@in.example.com",
+        "a@b@in.example.com",
+        "reply@-in.example.com",
+    ],
+)
 def test_what_is_no_address_is_refused(address: str) -> None:
     """A text that is no address gives ValueError, never a line that matches something else."""
     with pytest.raises(ValueError, match=r"local part|address"):
@@ -108,7 +127,8 @@ def test_the_service_is_wired_to_the_letter() -> None:
         "-o gatepost_time_limit=150s flags=Bq user=gatepost null_sender= argv=/opt/gatepost/current/bin/python -I "
         "/opt/gatepost/current/lib/gatepost_filter/pipe.py --config=/etc/gatepost/gatepost.yml --size=${size} "
         "--sender=${sender} --recipient=${recipient} --original-recipient=${original_recipient} --queue-id=${queue_id} "
-        "--client-address=${client_address} --helo=${client_helo}")
+        "--client-address=${client_address} --helo=${client_helo}"
+    )
 
 
 TIMINGS = [
@@ -135,7 +155,8 @@ def test_the_belt_lets_through_what_the_rules_may_say_and_nothing_else() -> None
     named = re.search(r"(?m)^if !/\^5\\\.\((.*)\) /$", table)
     assert named
     assert {"5." + code.replace("\\", "") for code in named[1].split("|")} == {
-        rule.status for rule in RULES.values() if rule.status.startswith("5.")}
+        rule.status for rule in RULES.values() if rule.status.startswith("5.")
+    }
 
 
 def test_a_host_name_that_is_a_routes_domain_keeps_the_routes_addresses() -> None:

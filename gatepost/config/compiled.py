@@ -19,7 +19,18 @@ from gatepost import __version__
 from gatepost.config.source import read_config, read_secrets
 from gatepost.digest import sha256
 from gatepost.errors import ConfigError
-from gatepost.settings import KeySettings, LimitSettings, ParkedLimits, ParserLimits, Route, Screening, Settings, Sink, Timing, from_tree
+from gatepost.settings import (
+    KeySettings,
+    LimitSettings,
+    ParkedLimits,
+    ParserLimits,
+    Route,
+    Screening,
+    Settings,
+    Sink,
+    Timing,
+    from_tree,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -67,7 +78,10 @@ def _store_folder(data: bytes) -> str:
 
 def _key(path: str, data: bytes) -> bytes:
     """What a copy was made from and by: file, bytes, this version, this Python, and the fields that settings have."""
-    fields = [kind._fields for kind in (Settings, Route, KeySettings, LimitSettings, Screening, Sink, Timing, ParkedLimits, ParserLimits)]
+    fields = [
+        kind._fields
+        for kind in (Settings, Route, KeySettings, LimitSettings, Screening, Sink, Timing, ParkedLimits, ParserLimits)
+    ]
     maker = repr((_FORMAT, __version__, sys.hexversion, os.path.abspath(path), fields))
     return sha256(maker.encode("utf-8", "surrogatepass"), b"\0", data)
 

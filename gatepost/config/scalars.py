@@ -20,15 +20,38 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = [
-    "absolute_path", "choice", "count", "duration", "file_name", "host_name", "key_secret", "label", "log_target", "percent",
-    "rate", "size", "slug", "store_folder", "truth", "webhook_secret", "webhook_url",
+    "absolute_path",
+    "choice",
+    "count",
+    "duration",
+    "file_name",
+    "host_name",
+    "key_secret",
+    "label",
+    "log_target",
+    "percent",
+    "rate",
+    "size",
+    "slug",
+    "store_folder",
+    "truth",
+    "webhook_secret",
+    "webhook_url",
 ]
 
 _SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)([smhd])")
 _BYTES = {
-    "": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
-    "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40,
+    "": 1,
+    "b": 1,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "tb": 10**12,
+    "kib": 2**10,
+    "mib": 2**20,
+    "gib": 2**30,
+    "tib": 2**40,
 }
 _SIZE = re.compile(r"([0-9]{1,15}) ?([A-Za-z]{0,3})")
 _PERCENT = re.compile(r"([0-9]{1,2}(?:\.[0-9]{1,2})?)%")

@@ -30,7 +30,17 @@ from gatepost.config.scalars import (
 from gatepost.config.sections import Section, entries, items, later, listed, mapped, scalar, section
 from gatepost.keys.formats import CANNOT_TELL, FORMATS
 from gatepost.mail.address import check_pattern, compile_pattern, overlap
-from gatepost.settings import DISCOVERY, USUAL_LIMITS, KeySettings, ParkedLimits, ParserLimits, Screening, Settings, Sink, Timing
+from gatepost.settings import (
+    DISCOVERY,
+    USUAL_LIMITS,
+    KeySettings,
+    ParkedLimits,
+    ParserLimits,
+    Screening,
+    Settings,
+    Sink,
+    Timing,
+)
 from gatepost.value import Value
 
 TYPE_CHECKING = False
@@ -60,18 +70,18 @@ _parked: Table = {"max_age": scalar(duration), "max_size": scalar(size), "min_fr
 #: The most of each that can be asked for: the parser is bounded whatever the file says.
 _most_bytes = scalar(count(1, 67_108_864, bytes_too=True))
 _most_things = scalar(count(1, 1_000_000))
-_parser: Table = {
-    name: _most_bytes if name.endswith("_bytes") else _most_things
-    for name in ParserLimits._fields
-}
+_parser: Table = {name: _most_bytes if name.endswith("_bytes") else _most_things for name in ParserLimits._fields}
 _parser["recipient_fields"] = listed(scalar(choice(*DISCOVERY)), least=1)
 #: Names that people write one level too high or too low.
 _elsewhere = {
-    **dict.fromkeys(_timing, "timing:"), **dict.fromkeys(_parked, "parked:"), **dict.fromkeys(_limits, "limits:"),
+    **dict.fromkeys(_timing, "timing:"),
+    **dict.fromkeys(_parked, "parked:"),
+    **dict.fromkeys(_limits, "limits:"),
     **dict.fromkeys(_screening, "screening:"),
     **dict.fromkeys(("address", "deliver", "keys"), "a route"),
     **dict.fromkeys(("webhook", "maildir", "command", "confirm"), "a sink"),
-    "secret": "a route's keys: or a sink", "must-match": "a route's sender:",
+    "secret": "a route's keys: or a sink",
+    "must-match": "a route's sender:",
 }
 
 
@@ -131,7 +141,9 @@ def check(root: Node, notes: Notes, folder: str) -> Draft:
         "log": top.get("log", Settings.log),
     }
     return Draft(
-        tree=tree, uses=(*route_uses, *sink_uses), ca_files=ca_files,
+        tree=tree,
+        uses=(*route_uses, *sink_uses),
+        ca_files=ca_files,
         secrets_path=_secrets_path(top, folder, needed=bool(route_uses or sink_uses)),
     )
 
@@ -225,20 +237,34 @@ def _timing_tree(top: Section, notes: Notes) -> dict[str, float]:
     written = [timing.nodes[name] for name in ("lease", "deadline") if name in timing.nodes]
     right = all(name in timing.values for name in ("lease", "deadline") if name in timing.nodes)
     if written and right and times["deadline"] >= times["lease"]:
-        notes.problem(written[0], (
-            f"timing: deadline ({times['deadline']:g}s) must be below lease ({times['lease']:g}s), "
-            "or two runs could hand over one message at once"))
+        notes.problem(
+            written[0],
+            (
+                f"timing: deadline ({times['deadline']:g}s) must be below lease ({times['lease']:g}s), "
+                "or two runs could hand over one message at once"
+            ),
+        )
     if "deadline" in timing.values and times["deadline"] > _LONGEST_DEADLINE:
-        notes.problem(timing.nodes["deadline"], (
-            f"deadline: more than {_LONGEST_DEADLINE}s; pipe(8) itself ends a command after 1000s, and that is a bounce"))
+        notes.problem(
+            timing.nodes["deadline"],
+            (f"deadline: more than {_LONGEST_DEADLINE}s; pipe(8) itself ends a command after 1000s, and that is a bounce"),
+        )
     if "lease" in timing.values and times["lease"] >= _MINIMAL_BACKOFF:
-        notes.warning(timing.nodes["lease"], (
-            f"lease: not below {_MINIMAL_BACKOFF}s, Postfix's default minimal_backoff_time: "
-            "a retry would find the lease held and wait for another turn"))
+        notes.warning(
+            timing.nodes["lease"],
+            (
+                f"lease: not below {_MINIMAL_BACKOFF}s, Postfix's default minimal_backoff_time: "
+                "a retry would find the lease held and wait for another turn"
+            ),
+        )
     if "give_up_after" in timing.values and times["give_up_after"] >= _MAXIMAL_QUEUE_LIFETIME:
-        notes.warning(timing.nodes["give_up_after"], (
-            "give_up_after: not below 5d, Postfix's default maximal_queue_lifetime: "
-            "Postfix would bounce the message before it is parked"))
+        notes.warning(
+            timing.nodes["give_up_after"],
+            (
+                "give_up_after: not below 5d, Postfix's default maximal_queue_lifetime: "
+                "Postfix would bounce the message before it is parked"
+            ),
+        )
     return times
 
 
@@ -251,7 +277,10 @@ def _limits_tree(top: Section) -> dict[str, list[tuple[int, float]]]:
 
 
 def _routes(
-    top: Section, notes: Notes, general: _General, sinks: set[str] | None,
+    top: Section,
+    notes: Notes,
+    general: _General,
+    sinks: set[str] | None,
 ) -> tuple[list[dict[str, Any]], list[SecretUse]]:
     """The routes as trees, in their order, and the secrets that they name."""
     trees: list[dict[str, Any]] = []
@@ -310,21 +339,31 @@ def _route(route: Section, notes: Notes, general: _General) -> dict[str, Any]:
 def _key_tree(keys: Section) -> dict[str, Any]:
     secret = keys.get("secret", "")
     return {
-        "format": keys.get("format", "signed"), "secret": secret, "key_id": keys.get("key_id", secret), "secrets": [],
-        "former_domains": keys.get("former_domains", []), "revoked": keys.get("revoked", KeySettings.revoked),
-        "kinds": keys.get("kinds", []), "pattern": keys.get("pattern", ""), "file": keys.get("file", ""),
+        "format": keys.get("format", "signed"),
+        "secret": secret,
+        "key_id": keys.get("key_id", secret),
+        "secrets": [],
+        "former_domains": keys.get("former_domains", []),
+        "revoked": keys.get("revoked", KeySettings.revoked),
+        "kinds": keys.get("kinds", []),
+        "pattern": keys.get("pattern", ""),
+        "file": keys.get("file", ""),
         "unchecked": keys.get("unchecked", False),
     }
 
 
 #: What belongs to which format; `revoked` belongs to all.
 _BELONGS = {
-    **dict.fromkeys(("secret", "key_id", "former_domains"), ("signed",)), "kinds": ("gitlab", "zulip"),
-    "pattern": ("pattern",), "file": ("list",), "unchecked": tuple(sorted(CANNOT_TELL)),
+    **dict.fromkeys(("secret", "key_id", "former_domains"), ("signed",)),
+    "kinds": ("gitlab", "zulip"),
+    "pattern": ("pattern",),
+    "file": ("list",),
+    "unchecked": tuple(sorted(CANNOT_TELL)),
 }
 #: What a format cannot do without.
 _NEEDS = {
-    "signed": ("secret", "the name of an entry in the secrets file"), "pattern": ("pattern", "the expression that its keys match"),
+    "signed": ("secret", "the name of an entry in the secrets file"),
+    "pattern": ("pattern", "the expression that its keys match"),
     "list": ("file", "the file with the keys, one a line"),
 }
 
@@ -344,8 +383,10 @@ def _agree_on_keys(keys: Section, notes: Notes) -> None:
         if form in FORMATS and FORMATS[form] and node.text in keys.get("kinds", []) and node.text not in FORMATS[form]:
             notes.problem(node, f"kinds: {shown(node.text)} is no kind of {form}; it has {', '.join(FORMATS[form])}")
     if form in CANNOT_TELL and keys.get("unchecked") is not True and not keys.wrote("ask"):
-        notes.problem(keys.nodes["format"], (
-            f"format: {form} cannot tell a live key from a made-up one: write unchecked: true if your app checks its keys"))
+        notes.problem(
+            keys.nodes["format"],
+            (f"format: {form} cannot tell a live key from a made-up one: write unchecked: true if your app checks its keys"),
+        )
 
 
 def _key_use(keys: Section, tree: dict[str, Any]) -> list[SecretUse]:
@@ -381,7 +422,9 @@ def _refuse_overlaps(routes: list[Section], notes: Notes) -> None:
 
 
 def _sinks(
-    node: Node | None, notes: Notes, folder: str,
+    node: Node | None,
+    notes: Notes,
+    folder: str,
 ) -> tuple[list[dict[str, Any]], list[SecretUse], tuple[tuple[str, Node], ...]]:
     """The sinks as trees, the secrets that they name, and the CA files."""
     trees: list[dict[str, Any]] = []
@@ -435,8 +478,10 @@ def _agree(entry: Entry, sink: Section, notes: Notes) -> None:
     if not kinds and sink.meant & {"webhook", "maildir", "command"}:
         return
     if not kinds:
-        notes.problem(entry.name, (
-            f"{shown(entry.name.text)}: says nowhere to go: give it webhook: URL, maildir: /FOLDER or command: [/PROGRAM]"))
+        notes.problem(
+            entry.name,
+            (f"{shown(entry.name.text)}: says nowhere to go: give it webhook: URL, maildir: /FOLDER or command: [/PROGRAM]"),
+        )
     elif len(kinds) > 1:
         notes.problem(sink.nodes[kinds[1]], f"{kinds[1]}: this sink is a {kinds[0]} already; make it two sinks")
     elif kinds == ["webhook"] and not sink.wrote("secret"):
@@ -452,6 +497,10 @@ def _sink_tree(entry: Entry, sink: Section) -> dict[str, Any]:
     words = sink.get("command", [])
     target = next(iter(words), "") if kind == "command" else sink.get(kind, "")
     return {
-        "name": entry.name.text, "kind": kind, "target": target, "argv": words, "secrets": [],
+        "name": entry.name.text,
+        "kind": kind,
+        "target": target,
+        "argv": words,
+        "secrets": [],
         **sink.good(format=Sink.format, confirm=Sink.confirm, ca_file=Sink.ca_file),
     }

@@ -51,8 +51,13 @@ class Section:
 
 
 def section(
-    node: Node, notes: Notes, name: str, table: Table, *,
-    required: tuple[str, ...] = (), elsewhere: dict[str, str] | None = None,
+    node: Node,
+    notes: Notes,
+    name: str,
+    table: Table,
+    *,
+    required: tuple[str, ...] = (),
+    elsewhere: dict[str, str] | None = None,
 ) -> Section:
     """Reads a mapping by its table. `elsewhere`: names that belong to another place, and which."""
     found = Section(node)

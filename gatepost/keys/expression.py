@@ -19,8 +19,21 @@ if TYPE_CHECKING:
     Instruction = tuple[int, int, int]
 
 __all__ = [
-    "CLOSE_OPTION", "CLOSE_SUBJECT", "DONE", "EITHER", "GO", "MARK", "MAX_DEPTH", "MAX_EXPRESSION", "MAX_REPEAT", "MAX_SIZE",
-    "OPEN_OPTION", "OPEN_SUBJECT", "SET", "PatternError", "parse",
+    "CLOSE_OPTION",
+    "CLOSE_SUBJECT",
+    "DONE",
+    "EITHER",
+    "GO",
+    "MARK",
+    "MAX_DEPTH",
+    "MAX_EXPRESSION",
+    "MAX_REPEAT",
+    "MAX_SIZE",
+    "OPEN_OPTION",
+    "OPEN_SUBJECT",
+    "SET",
+    "PatternError",
+    "parse",
 ]
 
 MAX_EXPRESSION: Final = 1_000  # characters: a form that takes more to say is a list
@@ -179,8 +192,11 @@ class _Parser:
         if self.next():
             raise self.error("no group is open for this ); write \\) for the character")
         if node.size >= MAX_SIZE:
-            raise PatternError(1, f"written out, the expression has {node.size + 1} steps, {MAX_SIZE} are allowed: "
-                                  "repeat fewer characters, or use * and + in place of {n,m}")
+            raise PatternError(
+                1,
+                f"written out, the expression has {node.size + 1} steps, {MAX_SIZE} are allowed: "
+                "repeat fewer characters, or use * and + in place of {n,m}",
+            )
         return node
 
     def next(self) -> str:
@@ -240,8 +256,11 @@ class _Parser:
         if character in _INSTEAD:
             raise self.error(f"write {_INSTEAD[character]} for \\{character}", back=2)
         if character.isdigit():
-            raise self.error(f"\\{character} looks back at what a group took, and such a search can take for ever: "
-                             "write out what may stand here", back=2)
+            raise self.error(
+                f"\\{character} looks back at what a group took, and such a search can take for ever: "
+                "write out what may stand here",
+                back=2,
+            )
         if character.isalpha():
             raise self.error(f"\\{character} is not known here: there are \\d, \\w, and \\ before punctuation", back=2)
         return self.plain(character, {})
@@ -307,8 +326,11 @@ class _Parser:
                 return name
         if self.text.startswith(("?P<", "?<"), start) and self.text[start + 2 : start + 3] not in ("=", "!"):
             raise self.error("a group is named (?P<subject>...) or (?P<option>...); without a name write (?:...)", back=1)
-        raise self.error(f"(?{self.text[start + 1 : start + 2]} is not known here, as flags and look-around are not: write "
-                         "(...) or (?:...), and write out what may stand here", back=1)
+        raise self.error(
+            f"(?{self.text[start + 1 : start + 2]} is not known here, as flags and look-around are not: write "
+            "(...) or (?:...), and write out what may stand here",
+            back=1,
+        )
 
     def repeated(self, node: _Node) -> _Node:
         """The node with the quantifier behind it, if there is one."""
@@ -322,8 +344,10 @@ class _Parser:
             self.at += 1
         follows = self.next()
         if follows and follows in _QUANTIFIERS:
-            raise self.error(f"{self.text[start:self.at]}{follows} is not known here: take the {follows} out (the longest "
-                             "match is tried first), or put what it repeats into a group (?:...)")
+            raise self.error(
+                f"{self.text[start : self.at]}{follows} is not known here: take the {follows} out (the longest "
+                "match is tried first), or put what it repeats into a group (?:...)"
+            )
         return _Repeat(node, least, most)
 
     def counts(self) -> tuple[int, int]:
@@ -346,7 +370,10 @@ _NAMES: Final = {"?:": "", **{f"?P<{name}>": name for name in _MARKS}}
 _INSTEAD: Final = {"D": "[^0-9]", "W": "[^a-z0-9_]", "S": ".", "s": "nothing (a key has no white space)"}
 _AT_AN_END: Final = "^ and $ change nothing and can stand at the two ends of the expression only"
 _MEANT: Final = {
-    "^": _AT_AN_END, "$": _AT_AN_END, "]": "no class is open for this ]", "}": "no number is open for this }",
+    "^": _AT_AN_END,
+    "$": _AT_AN_END,
+    "]": "no class is open for this ]",
+    "}": "no number is open for this }",
     **{quantifier: f"there is nothing here for {quantifier} to repeat" for quantifier in _QUANTIFIERS},
 }
 _MEANT_IN_CLASS: Final = {"[": "a class holds no other class", "]": "a class holds one character or more"}

@@ -48,7 +48,11 @@ class Reading(Value):
 
 def read(
     format: Format,  # noqa: A002  # the setting's own name
-    text: str, *, kinds: tuple[str, ...] = (), expression: str = "", blocks: Iterable[bytes] = (),
+    text: str,
+    *,
+    kinds: tuple[str, ...] = (),
+    expression: str = "",
+    blocks: Iterable[bytes] = (),
 ) -> Reading | None:
     """What this key (lower case) is in that format, or None: the one answer for whatever is no key there.
 

@@ -115,7 +115,7 @@ def _project(text: str, action: str) -> str:
     parts = text.removesuffix(action).split("-")
     for at in range(len(parts) - 2, 0, -1):
         if _is_id(parts[at]):
-            slug, token = "-".join(parts[:at]), "-".join(parts[at + 1:])
+            slug, token = "-".join(parts[:at]), "-".join(parts[at + 1 :])
             return parts[at] if _is_word(slug, _SLUG) and _is_word(token, _TOKEN) else ""
     return ""
 

@@ -43,8 +43,8 @@ def check(
     """Judge a key (lower case) that came to an address in this domain at `now` (seconds since 1970-01-01 UTC).
 
     `revoked` is the content of the route's revoked: file: a line of 64 hex digits for each revoked key, `#` before a comment.
-    A key both expired and revoked is "revoked": somebody meant that. `listed`: the content of a list's file; `domain`, `now`: for
-    signed keys. Never raises on any key.
+    A key both expired and revoked is "revoked": somebody meant that. `listed`: the content of a list's file; `domain`, `now`:
+    for signed keys. Never raises on any key.
     """
     if keys.format != "signed":
         return _check_other(keys, key, revoked, listed)

@@ -31,7 +31,13 @@ class Outgoing(Value):
 
 
 def outgoing(
-    *, address: str, secret: bytes, key_id: str, subject: bytes, random: bytes, expires: int | None = None,
+    *,
+    address: str,
+    secret: bytes,
+    key_id: str,
+    subject: bytes,
+    random: bytes,
+    expires: int | None = None,
     owner: str | None = None,
 ) -> Outgoing:
     """Mint a key for a route's `address` (`reply+%{key}@in.example.com`, or a dedicated one without placeholder).
@@ -41,7 +47,10 @@ def outgoing(
     domain = domain_of(address)
     key = signed.mint(secret=secret, key_id=key_id, domain=domain, subject=subject, expires=expires, owner=owner)
     return Outgoing(
-        key=key, reply_to=fill(address, key), message_id=reply_ids.mint(key, random, domain), domain=domain,
+        key=key,
+        reply_to=fill(address, key),
+        message_id=reply_ids.mint(key, random, domain),
+        domain=domain,
     )
 
 
@@ -67,7 +76,8 @@ def fill(address: str, key: str) -> str:
         room = _MAX_LOCAL_PART - (octets - len(key) * (_PLACEHOLDER in pattern))
         raise ValueError(
             f"{local_part}@{domain}: the part before @ would have {octets} octets, {_MAX_LOCAL_PART} are allowed "
-            f"(RFC 5321 section 4.5.3.1.1). {_mend(room)}")
+            f"(RFC 5321 section 4.5.3.1.1). {_mend(room)}"
+        )
     return f"{local_part}@{domain}"
 
 
@@ -78,5 +88,7 @@ def _mend(room: int) -> str:
         return f"{max(room, 0)} are left for the key, a key has 20 or more: shorten the route's address"
     also = (0, _EXPIRY, _OWNER, _EXPIRY + _OWNER)
     left, expiry, owner, both = (min(max(plain - each, 0), signed.MAX_SUBJECT) for each in also)
-    return (f"{left} bytes are left for the subject ({expiry} with an expiry, {owner} with an owner, {both} with both): "
-            "use a shorter subject or a shorter address")
+    return (
+        f"{left} bytes are left for the subject ({expiry} with an expiry, {owner} with an owner, {both} with both): "
+        "use a shorter subject or a shorter address"
+    )

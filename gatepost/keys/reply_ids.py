@@ -39,7 +39,7 @@ def key_of(message_id: str) -> tuple[str, str] | None:
     left, _, domain = text.partition("@")
     if not left.startswith(_PREFIX) or not domain or not _NOT_IN_AN_ID.isdisjoint(left + domain):
         return None
-    left = left[len(_PREFIX):]
+    left = left[len(_PREFIX) :]
     key, dot, random = left.rpartition(".") if "." in left else (left, "", "")
     if not key or (dot and not random):
         return None

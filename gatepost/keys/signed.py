@@ -17,8 +17,18 @@ if TYPE_CHECKING:
     from typing import Literal
 
 __all__ = [
-    "MAX_DAY", "MAX_SUBJECT", "MIN_SECRET", "Verdict", "day_text", "looks_signed", "mint", "owner_matches", "subject_bytes",
-    "subject_text", "today", "verify",
+    "MAX_DAY",
+    "MAX_SUBJECT",
+    "MIN_SECRET",
+    "Verdict",
+    "day_text",
+    "looks_signed",
+    "mint",
+    "owner_matches",
+    "subject_bytes",
+    "subject_text",
+    "today",
+    "verify",
 ]
 
 MIN_SECRET = 32  # bytes: HMAC-SHA256's own strength (RFC 2104 section 3: keys below the output's length weaken it)
@@ -68,7 +78,13 @@ class Verdict(Value):
 
 
 def mint(
-    *, secret: bytes, key_id: str, domain: str, subject: bytes, expires: int | None = None, owner: str | None = None,
+    *,
+    secret: bytes,
+    key_id: str,
+    domain: str,
+    subject: bytes,
+    expires: int | None = None,
+    owner: str | None = None,
 ) -> str:
     """A new key, 20 to 53 characters. `expires`: its last day, in days since 2020-01-01 UTC; `owner`: an address.
 
@@ -102,7 +118,11 @@ def verify(text: str, *, secrets: tuple[bytes, ...], key_id: str, domains: tuple
         return Verdict(result="forged")
     return Verdict(
         result="expired" if pieces.expires is not None and today > pieces.expires else "live",
-        subject=pieces.subject, owner=pieces.owner, expires=pieces.expires, secret=fits, bound=pieces.bound,
+        subject=pieces.subject,
+        owner=pieces.owner,
+        expires=pieces.expires,
+        secret=fits,
+        bound=pieces.bound,
     )
 
 
@@ -165,18 +185,19 @@ def _pieces(text: str) -> _Pieces | None:
     at = 1
     expires = None
     if data[0] & _HAS_EXPIRY:
-        expires = int.from_bytes(data[at:at + _EXPIRY_BYTES], "big")
+        expires = int.from_bytes(data[at : at + _EXPIRY_BYTES], "big")
         at += _EXPIRY_BYTES
     bound = data[:at]
     owner = b""
     if data[0] & _HAS_OWNER:
-        owner = data[at:at + _OWNER_BYTES]
+        owner = data[at : at + _OWNER_BYTES]
         at += _OWNER_BYTES
     subject = data[at:-_TAG_BYTES]
     if not 1 <= len(subject) <= MAX_SUBJECT:
         return None
-    return _Pieces(payload=data[:-_TAG_BYTES], tag=data[-_TAG_BYTES:], expires=expires, owner=owner, subject=subject,
-                   bound=bound + subject)
+    return _Pieces(
+        payload=data[:-_TAG_BYTES], tag=data[-_TAG_BYTES:], expires=expires, owner=owner, subject=subject, bound=bound + subject
+    )
 
 
 def _tag(secret: bytes, key_id: str, domain: bytes, payload: bytes) -> bytes:
@@ -197,16 +218,25 @@ def _utf8(text: str) -> bytes:
 
 
 def _check_mintable(
-    secret: bytes, key_id: str, domain: str, subject: bytes, expires: int | None, owner: str | None,
+    secret: bytes,
+    key_id: str,
+    domain: str,
+    subject: bytes,
+    expires: int | None,
+    owner: str | None,
 ) -> None:
     if len(secret) < MIN_SECRET:
         raise ValueError(f"the secret has {len(secret)} bytes: use at least {MIN_SECRET}, as in: openssl rand -hex 32")
     if not 1 <= len(subject) <= MAX_SUBJECT:
-        raise ValueError(f"the subject has {len(subject)} bytes: a key carries 1 to {MAX_SUBJECT} "
-                         "(a UUID as its 16 bytes, not as text; else an id of your database)")
+        raise ValueError(
+            f"the subject has {len(subject)} bytes: a key carries 1 to {MAX_SUBJECT} "
+            "(a UUID as its 16 bytes, not as text; else an id of your database)"
+        )
     if expires is not None and not 0 <= expires <= MAX_DAY:
-        raise ValueError(f"expires is day {expires}: days count from 2020-01-01, 0 to {MAX_DAY} ({day_text(MAX_DAY)}); "
-                         "leave it out for a key without an end")
+        raise ValueError(
+            f"expires is day {expires}: days count from 2020-01-01, 0 to {MAX_DAY} ({day_text(MAX_DAY)}); "
+            "leave it out for a key without an end"
+        )
     for name, value in (("key_id", key_id), ("domain", domain), ("owner", owner)):
         if value == "":
             raise ValueError(f"{name} is empty" + (": leave it out for a key without one" if name == "owner" else ""))

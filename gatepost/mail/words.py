@@ -106,9 +106,9 @@ def _decode_words(value: bytes) -> str:
             runs.append((codec, [octets]))
         plain = [pieces[at][1:]]
     _add_plain(runs, b"?".join(plain), between=False)
-    return "".join([
-        b"".join(octets).decode(codec, "replace") if codec else octets_text(b"".join(octets)) for codec, octets in runs
-    ])
+    return "".join(
+        [b"".join(octets).decode(codec, "replace") if codec else octets_text(b"".join(octets)) for codec, octets in runs]
+    )
 
 
 def _add_plain(runs: list[tuple[str, list[bytes]]], octets: bytes, *, between: bool) -> None:

@@ -99,7 +99,10 @@ LIKELY: Final = (
 
 #: Exchange 5.5 and Domino begin with the message's own fields between `Your message` and one of these.
 _NOT_REACHED: Final = (
-    "did not reach the following recipient", "was not delivered to", "could not be delivered", "has been delayed",
+    "did not reach the following recipient",
+    "was not delivered to",
+    "could not be delivered",
+    "has been delayed",
     "not delivered",
 )
 

@@ -106,7 +106,6 @@ DETECTORS: Final[dict[str, tuple[str, Callable[[bytes], bool]]]] = {
 }
 
 
-
 def find(fields: tuple[Field, ...]) -> tuple[Finding, ...]:
     """Every verdict of spam among fields that may be believed, each slug once."""
     found: dict[str, Finding] = {}

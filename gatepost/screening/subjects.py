@@ -117,8 +117,23 @@ MAYBE_BOUNCE: Final = (
 
 _PHRASES: Final = tuple({phrase for phrases in VACATION.values() for phrase in phrases})
 #: What may stand behind a machine's words: then the answered subject follows, or nothing.
-_ENDS: Final = (":", "\N{FULLWIDTH COLON}", "(", "[", "]", "-", "\N{EN DASH}", "\N{EM DASH}", "!", ".", ";", "|", "/", '"',
-                "\N{RIGHT BLACK LENTICULAR BRACKET}")
+_ENDS: Final = (
+    ":",
+    "\N{FULLWIDTH COLON}",
+    "(",
+    "[",
+    "]",
+    "-",
+    "\N{EN DASH}",
+    "\N{EM DASH}",
+    "!",
+    ".",
+    ";",
+    "|",
+    "/",
+    '"',
+    "\N{RIGHT BLACK LENTICULAR BRACKET}",
+)
 _IN_FRONT: Final = " \t\"'*<([\N{LEFT BLACK LENTICULAR BRACKET}"
 
 

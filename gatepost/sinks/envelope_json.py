@@ -33,11 +33,13 @@ VERSION: Final = 1
 
 def body(delivery: Delivery) -> bytes:
     """The request's body, whole."""
-    head = _encode({
-        "type": "message.received",
-        "timestamp": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(delivery.received_at)),
-        "data": _data(delivery),
-    })
+    head = _encode(
+        {
+            "type": "message.received",
+            "timestamp": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(delivery.received_at)),
+            "data": _data(delivery),
+        }
+    )
     # `raw` is the last field: only the closing braces of `data` and of the whole stand behind it.
     return b"".join((head[:-2].encode("ascii"), b',"raw":"', b2a_base64(delivery.message.raw, newline=False), b'"}}'))
 

@@ -154,7 +154,7 @@ def _explanation(answer: Answer) -> str:
     """The beginning of a body that a person can read."""
     if not answer.body or _is_page(answer):
         return ""
-    return f" ({one_line(answer.body[:4 * _EXPLANATION].decode('utf-8', 'replace'), _EXPLANATION)})"
+    return f" ({one_line(answer.body[: 4 * _EXPLANATION].decode('utf-8', 'replace'), _EXPLANATION)})"
 
 
 def _outcome(kind: OutcomeKind, detail: str) -> Outcome:

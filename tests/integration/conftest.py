@@ -32,9 +32,30 @@ from gatepost import wiring
 from tests.faulty_app import FaultyApp
 from tests.installation import DOMAIN, Installation, give_to, install, message
 
-__all__ = ["TIMING", "Account", "Letter", "Parked", "Post", "Service", "account", "ended", "flush_if_idle", "given",
-           "in_maildir", "mount_tmpfs", "open_folder", "own", "parked_in", "post", "queue_id", "run_script", "start_script",
-           "wait_for_empty_queue", "wired", "with_routes"]
+__all__ = [
+    "TIMING",
+    "Account",
+    "Letter",
+    "Parked",
+    "Post",
+    "Service",
+    "account",
+    "ended",
+    "flush_if_idle",
+    "given",
+    "in_maildir",
+    "mount_tmpfs",
+    "open_folder",
+    "own",
+    "parked_in",
+    "post",
+    "queue_id",
+    "run_script",
+    "start_script",
+    "wait_for_empty_queue",
+    "wired",
+    "with_routes",
+]
 
 #: Seconds: enough for a run on a busy machine; what a run that ended in mid-way left behind is soon over.
 TIMING: Final = "timing: {deadline: 12s, lease: 13s, give_up_after: 4d}\n"
@@ -314,6 +335,7 @@ class Post:
 
     def wait(self, count: int) -> dict[str, Delivery]:
         """The newest status line of each message, once each has `count`, or is done with; tries again what is short of it."""
+
         def newest() -> dict[str, Delivery]:
             lines: dict[str, list[Delivery]] = {}
             for each in self.postfix.deliveries():

@@ -26,8 +26,10 @@ def folder() -> Iterator[Path]:
 
 def stat_of_etc() -> list[tuple[str, int, int]]:
     """What lies in /etc/postfix, and when it was last changed."""
-    return [(path, os.stat(path).st_mtime_ns, os.stat(path).st_size)
-            for path in sorted(str(found) for found in Path("/etc/postfix").rglob("*"))]
+    return [
+        (path, os.stat(path).st_mtime_ns, os.stat(path).st_size)
+        for path in sorted(str(found) for found in Path("/etc/postfix").rglob("*"))
+    ]
 
 
 def test_two_instances_do_not_meet(folder: Path) -> None:

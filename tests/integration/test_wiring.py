@@ -22,13 +22,18 @@ from demo.postfix_instance import MailRecorder, PrivatePostfix, Reply, wait_for
 from gatepost import wiring
 from gatepost.settings import ParkedLimits, ParserLimits, Route, Screening, Settings, Timing
 
-ROUTES = ("reply+%{key}@in.example.com", "contact.%s@in.example.com", "help.desk@in.example.com", "%{key}@all.example.com",
-          "a*b/c{d}+%{key}@in.example.com")
+ROUTES = (
+    "reply+%{key}@in.example.com",
+    "contact.%s@in.example.com",
+    "help.desk@in.example.com",
+    "%{key}@all.example.com",
+    "a*b/c{d}+%{key}@in.example.com",
+)
 PERSON = "person@example.org"
 MESSAGE = b"From: a@example.net\nTo: b@in.example.com\nSubject: hello\nMessage-ID: <1@example.net>\n\nhello\n"
 
 #: Behaves as the recipient's key says, and first writes down what it was given.
-STAND_IN = r'''
+STAND_IN = r"""
 import json, os, signal, sys, time
 given = dict(argument[2:].split("=", 1) for argument in sys.argv[1:])
 data = sys.stdin.buffer.read()
@@ -64,7 +69,7 @@ if what == "child-holds-stdout":
 if what == "syntax":
     eval("1 +")
 print("accepted rule=accepted", flush=True)
-'''
+"""
 
 
 @dataclass(frozen=True)
@@ -96,13 +101,23 @@ def wired(*, options: dict[str, str] | None = None, change: tuple[str, str, str]
         os.chown(seen, account.pw_uid, account.pw_gid)
         script = folder / "stand_in.py"
         script.write_text(STAND_IN)
-        routes = tuple(Route(name=f"r{number}", address=address, screening=Screening(), deliver=("app",))
-                       for number, address in enumerate(ROUTES))
-        settings = Settings(file=str(seen), routes=routes, timing=Timing(), parked=ParkedLimits(), parser=ParserLimits(),
-                            sinks=())
+        routes = tuple(
+            Route(name=f"r{number}", address=address, screening=Screening(), deliver=("app",))
+            for number, address in enumerate(ROUTES)
+        )
+        settings = Settings(
+            file=str(seen), routes=routes, timing=Timing(), parked=ParkedLimits(), parser=ParserLimits(), sinks=()
+        )
         postfix = PrivatePostfix(folder / "postfix", outbox_port=outbox.port, options=options)
-        fragments = wiring.render(settings, python=base_python(), pipe_script=str(script), config=str(seen), person=PERSON,
-                                  host=postfix.host, folder=str(postfix.maps_folder))
+        fragments = wiring.render(
+            settings,
+            python=base_python(),
+            pipe_script=str(script),
+            config=str(seen),
+            person=PERSON,
+            host=postfix.host,
+            folder=str(postfix.maps_folder),
+        )
         if change:
             file, text, instead = change
             assert text in fragments[file]
@@ -249,8 +264,17 @@ def test_postfix_has_nothing_to_complain_of(delimited: Wired) -> None:
 # --- people ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("address", ["postmaster", "postmaster@in.example.com", "Postmaster@ALL.example.com",
-                                     "postmaster@[127.0.0.1]", "abuse@in.example.com", "abuse@all.example.com"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "postmaster",
+        "postmaster@in.example.com",
+        "Postmaster@ALL.example.com",
+        "postmaster@[127.0.0.1]",
+        "abuse@in.example.com",
+        "abuse@all.example.com",
+    ],
+)
 def test_there_is_a_person_behind_the_domain(plain: Wired, address: str) -> None:
     """Mail for postmaster and abuse leaves for the person's address and does not come to gatepost."""
     queue_id = plain.postfix.send("a@example.net", address, MESSAGE).queue_id
@@ -262,10 +286,18 @@ def test_there_is_a_person_behind_the_domain(plain: Wired, address: str) -> None
 def test_the_hosts_own_mail_finds_the_person(plain: Wired) -> None:
     """What cron writes to root on this host goes to the person, though no domain is delivered to local users."""
     etc = str(plain.postfix.config_folder)
-    subprocess.run(["/usr/sbin/sendmail", "-C", etc, "-f", "root", "root"], input=b"Subject: from cron\n\n.\n", check=True,
-                   env={"MAIL_CONFIG": etc, "PATH": "/usr/bin:/bin"}, timeout=30, cwd="/")
-    wait_for(lambda: any(b"from cron" in message.data and message.recipients == (PERSON,) for message in plain.outbox.messages),
-             what="the mail from cron")
+    subprocess.run(
+        ["/usr/sbin/sendmail", "-C", etc, "-f", "root", "root"],
+        input=b"Subject: from cron\n\n.\n",
+        check=True,
+        env={"MAIL_CONFIG": etc, "PATH": "/usr/bin:/bin"},
+        timeout=30,
+        cwd="/",
+    )
+    wait_for(
+        lambda: any(b"from cron" in message.data and message.recipients == (PERSON,) for message in plain.outbox.messages),
+        what="the mail from cron",
+    )
 
 
 # --- beside other domains: docs/wiring.md, "A Postfix that has other mail" ------------------------------------------------
@@ -282,15 +314,21 @@ BESIDE = [
 def beside() -> Iterator[Wired]:
     """A Postfix with a virtual mailbox domain and local users of its own, to which the routes' domains were added."""
     ours = "in.example.com, all.example.com"
-    for instance in wired(options={"virtual_mailbox_domains": f"other.example.com, {ours}", "mydestination": "$myhostname",
-                                   "local_recipient_maps": "proxy:unix:passwd.byname $alias_maps",
-                                   "smtpd_relay_restrictions": "permit_mynetworks, reject_unauth_destination"}):
+    for instance in wired(
+        options={
+            "virtual_mailbox_domains": f"other.example.com, {ours}",
+            "mydestination": "$myhostname",
+            "local_recipient_maps": "proxy:unix:passwd.byname $alias_maps",
+            "smtpd_relay_restrictions": "permit_mynetworks, reject_unauth_destination",
+        }
+    ):
         postfix = instance.postfix
         postfix.stop()
-        postfix.set(virtual_transport=f"smtp:[127.0.0.1]:{instance.outbox.port}",
-                    transport_maps="inline:{in.example.com=gatepost: all.example.com=gatepost:}",
-                    virtual_mailbox_maps="inline:{someone@other.example.com=x} "
-                                         f"regexp:{postfix.maps_folder}/recipients.regexp")
+        postfix.set(
+            virtual_transport=f"smtp:[127.0.0.1]:{instance.outbox.port}",
+            transport_maps="inline:{in.example.com=gatepost: all.example.com=gatepost:}",
+            virtual_mailbox_maps=f"inline:{{someone@other.example.com=x}} regexp:{postfix.maps_folder}/recipients.regexp",
+        )
         postfix.start()
         yield instance
 
@@ -302,8 +340,15 @@ def test_beside_other_domains(beside: Wired, recipient: str, relay: str, why: st
     assert (delivery.relay.partition("[")[0], delivery.status) == (relay, "sent"), why
 
 
-@pytest.mark.parametrize(("address", "reply"), [("no-one@in.example.com", UNKNOWN), ("no-one@other.example.com", UNKNOWN),
-                                                ("reply+k@other.example.com", UNKNOWN), ("root@mx.example.com", OK)])
+@pytest.mark.parametrize(
+    ("address", "reply"),
+    [
+        ("no-one@in.example.com", UNKNOWN),
+        ("no-one@other.example.com", UNKNOWN),
+        ("reply+k@other.example.com", UNKNOWN),
+        ("root@mx.example.com", OK),
+    ],
+)
 def test_who_exists_beside_other_domains(beside: Wired, address: str, reply: tuple[int, str]) -> None:
     """Each domain keeps its own recipients."""
     said = rcpt(beside, address)
@@ -320,9 +365,14 @@ def test_the_script_is_given_the_envelope(plain: Wired) -> None:
     run = plain.run_of(sent.queue_id)
     argv = [argument for argument in run["argv"] if not argument.startswith("--size=")]
     assert argv == [
-        f"--config={plain.seen}", "--sender=A.Sender@example.net", "--recipient=Reply+KEY@In.Example.Com",
-        "--original-recipient=Reply+KEY@In.Example.Com", f"--queue-id={sent.queue_id}", "--client-address=127.0.0.1",
-        "--helo=client.example.net"]
+        f"--config={plain.seen}",
+        "--sender=A.Sender@example.net",
+        "--recipient=Reply+KEY@In.Example.Com",
+        "--original-recipient=Reply+KEY@In.Example.Com",
+        f"--queue-id={sent.queue_id}",
+        "--client-address=127.0.0.1",
+        "--helo=client.example.net",
+    ]
     assert re.fullmatch(r"--size=\d+", run["argv"][1])
     assert run["uid"] == ensure_user().pw_uid
     assert len(sent.queue_id) >= 14, "long queue IDs"
@@ -332,8 +382,13 @@ HOSTILE = [
     # sender, recipient, helo, argument expected, why
     ("", "reply+k@in.example.com", "h", "--sender=", "the null sender is empty, not MAILER-DAEMON"),
     ("MAILER-DAEMON@example.net", "reply+k@in.example.com", "h", "--sender=MAILER-DAEMON@example.net", "and cannot be forged"),
-    ("a@example.net", "reply+--config=/evil@in.example.com", "h", "--recipient=reply+--config=/evil@in.example.com",
-     "a key that looks like an option"),
+    (
+        "a@example.net",
+        "reply+--config=/evil@in.example.com",
+        "h",
+        "--recipient=reply+--config=/evil@in.example.com",
+        "a key that looks like an option",
+    ),
     ("a@example.net", "reply+$HOME`id`|id@in.example.com", "h", "--recipient=reply+$HOME`id`|id@in.example.com", "no shell"),
     ("a@example.net", "reply+${size}@in.example.com", "h", "--recipient=reply+${size}@in.example.com", "no second expansion"),
     ("a@example.net", '"reply+k k"@in.example.com', "h", '--recipient="reply+k k"@in.example.com', "flag q keeps the quotes"),
@@ -344,14 +399,23 @@ HOSTILE = [
 
 @pytest.mark.parametrize(("sender", "recipient", "helo", "argument", "why"), HOSTILE, ids=[row[4] for row in HOSTILE])
 def test_nothing_a_sender_chose_becomes_an_option(
-        plain: Wired, sender: str, recipient: str, helo: str, argument: str, why: str) -> None:
+    plain: Wired, sender: str, recipient: str, helo: str, argument: str, why: str
+) -> None:
     """However an envelope is worded, the script has the same eight arguments."""
     sent = plain.postfix.send(sender, recipient, MESSAGE, helo=helo)
     plain.postfix.wait_delivery(sent.queue_id)
     argv = plain.run_of(sent.queue_id)["argv"]
     assert argument in argv, why
     assert [item.partition("=")[0] for item in argv] == [
-        "--config", "--size", "--sender", "--recipient", "--original-recipient", "--queue-id", "--client-address", "--helo"]
+        "--config",
+        "--size",
+        "--sender",
+        "--recipient",
+        "--original-recipient",
+        "--queue-id",
+        "--client-address",
+        "--helo",
+    ]
 
 
 def test_an_address_does_not_begin_with_a_hyphen(plain: Wired) -> None:
@@ -377,11 +441,15 @@ def test_the_data_end_in_one_more_line_feed(plain: Wired, ending: bytes) -> None
 
 def test_each_recipient_is_a_run_of_its_own(plain: Wired) -> None:
     """Two recipients of one message are two runs, each with its own fate under the same queue ID."""
-    sent = plain.postfix.send("a@example.net", ["reply+one@in.example.com", "reply+exit-75-4.3.0_later@in.example.com",
-                                                "x@all.example.com"], MESSAGE)
+    sent = plain.postfix.send(
+        "a@example.net", ["reply+one@in.example.com", "reply+exit-75-4.3.0_later@in.example.com", "x@all.example.com"], MESSAGE
+    )
     fates = {delivery.recipient: delivery.status for delivery in plain.postfix.wait_delivery(sent.queue_id, count=3)}
-    assert fates == {"reply+one@in.example.com": "sent", "reply+exit-75-4.3.0_later@in.example.com": "deferred",
-                     "x@all.example.com": "sent"}
+    assert fates == {
+        "reply+one@in.example.com": "sent",
+        "reply+exit-75-4.3.0_later@in.example.com": "deferred",
+        "x@all.example.com": "sent",
+    }
     runs = [run["argv"] for run in plain.runs() if f"--queue-id={sent.queue_id}" in run["argv"]]
     assert len(runs) == 3
 
@@ -442,13 +510,16 @@ FAULTS = [
 @pytest.fixture(scope="module")
 def queued(plain: Wired) -> dict[str, str]:
     """One message for each fault, all of them sent before the first is looked at: key -> queue ID."""
-    return {key: plain.postfix.send(f"faults+{number}@example.net", f"reply+{key}@in.example.com", MESSAGE).queue_id
-            for number, (key, *_) in enumerate(FAULTS)}
+    return {
+        key: plain.postfix.send(f"faults+{number}@example.net", f"reply+{key}@in.example.com", MESSAGE).queue_id
+        for number, (key, *_) in enumerate(FAULTS)
+    }
 
 
 @pytest.mark.parametrize(("key", "status", "dsn", "why"), FAULTS, ids=[row[0] for row in FAULTS])
 def test_only_a_refusal_of_ours_bounces(
-        plain: Wired, queued: dict[str, str], key: str, status: str, dsn: str, why: str) -> None:
+    plain: Wired, queued: dict[str, str], key: str, status: str, dsn: str, why: str
+) -> None:
     """Every fault around the script ends as a deferral; a code that one of gatepost's rules has still bounces."""
     (delivery,) = plain.postfix.wait_delivery(queued[key])
     assert (delivery.status, delivery.dsn) == (status, dsn), f"{why}: {delivery.text}"
@@ -465,8 +536,10 @@ def test_as_many_bounces_left_as_there_were_refusals(plain: Wired, queued: dict[
         return sorted(message.recipients[0] for message in plain.outbox.messages if message.sender == "")
 
     wait_for(lambda: len(notices()) >= len(bounced), what="the bounces")
-    wait_for(lambda: deferred <= {entry["queue_id"] for entry in plain.postfix.queue() if entry["queue_name"] == "deferred"},
-             what="the deferred messages in the queue")
+    wait_for(
+        lambda: deferred <= {entry["queue_id"] for entry in plain.postfix.queue() if entry["queue_name"] == "deferred"},
+        what="the deferred messages in the queue",
+    )
     assert notices() == bounced
 
 
@@ -500,14 +573,25 @@ def test_the_belt_is_what_defers() -> None:
 
 # --- smuggling ------------------------------------------------------------------------------------------------------------
 
-ENDINGS = {"LF.LF": b"\n.\n", "LF.CRLF": b"\n.\r\n", "CRLF.LF": b"\r\n.\n", "CR.CR": b"\r.\r", "CRLF.CR": b"\r\n.\r",
-           "CR.CRLF": b"\r.\r\n", "CRLF NUL.CRLF": b"\r\n\0.\r\n", "LF.CR": b"\n.\r", "CR.LF": b"\r.\n"}
+ENDINGS = {
+    "LF.LF": b"\n.\n",
+    "LF.CRLF": b"\n.\r\n",
+    "CRLF.LF": b"\r\n.\n",
+    "CR.CR": b"\r.\r",
+    "CRLF.CR": b"\r\n.\r",
+    "CR.CRLF": b"\r.\r\n",
+    "CRLF NUL.CRLF": b"\r\n\0.\r\n",
+    "LF.CR": b"\n.\r",
+    "CR.LF": b"\r.\n",
+}
 
 
 def smuggle(instance: Wired, ending: bytes) -> int:
     """Sends a message that holds another behind a false end of data; returns how many of the second kind Postfix took."""
-    second = (b"MAIL FROM:<smuggled@example.net>\r\nRCPT TO:<reply+smuggled@in.example.com>\r\nDATA\r\n"
-              b"Subject: second\r\n\r\nsecond\r\n.\r\n")
+    second = (
+        b"MAIL FROM:<smuggled@example.net>\r\nRCPT TO:<reply+smuggled@in.example.com>\r\nDATA\r\n"
+        b"Subject: second\r\n\r\nsecond\r\n.\r\n"
+    )
     before = instance.postfix.log().count("from=<smuggled@example.net>, size=")
     with instance.postfix.session(timeout=10) as session:
         assert session.command("MAIL FROM:<a@example.net>").code == 250
