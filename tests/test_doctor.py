@@ -212,6 +212,7 @@ FAULTS = [
     pytest.param(lambda made: (made.folder / "Maildir" / "new").chmod(0o500), "sink:box", "FAIL", 1, id="a closed Maildir"),
     pytest.param(lambda made: file_for_folder(made.folder / "Maildir"), "sink:box", "FAIL", 1, id="a file for a Maildir"),
     pytest.param(edit("/Maildir}", "/nowhere/Maildir}"), "sink:box", "FAIL", 1, id="a Maildir in a folder that is not there"),
+    pytest.param(edit("{maildir:", "{command: [/nowhere/program]} # {maildir:"), "sink:box", "FAIL", 1, id="no program"),
     pytest.param(edit("http://", "https://"), "sink:app", "FAIL", 1, id="TLS where there is none"),
     pytest.param(edit("http://127.0.0.1:", "http://127.0.0.1:1/"), "sink:app", "FAIL", 1, id="an app that is down"),
 ]  # fmt: skip

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 
-from gatepost.doctor.check import fail, not_used, ok, unknown, warn
+from gatepost.doctor.check import fail, not_used, ok, warn
 from gatepost.doctor.subject import Subject, name_of
 from gatepost.sinks import wire_tls  # noqa: F401 - before root's rights are gone: a checkout may be closed to others
 from gatepost.sinks.http_post import parse_url
@@ -44,14 +44,11 @@ def sinks_in_use(subject: Subject) -> frozenset[str]:
 def _sink(subject: Subject, sink: Sink) -> Verdict:
     if sink.name not in sinks_in_use(subject):
         return not_used("no route delivers to it")
-    kind: str = sink.kind
-    if kind == "webhook":
+    if sink.kind == "webhook":
         return _webhook(subject, sink)
-    if kind == "maildir":
+    if sink.kind == "maildir":
         return _maildir(sink.target)
-    if kind == "command":
-        return _command(getattr(sink, "argv", ()))
-    return unknown(f"a sink of kind {kind}: this doctor knows none")
+    return _command(sink.argv)
 
 
 def _webhook(subject: Subject, sink: Sink) -> Verdict:
