@@ -79,7 +79,13 @@ def open_folder(name: str) -> Iterator[Path]:
     finally:
         for mounted in mounts_below(path):
             unmount(mounted)
-        shutil.rmtree(path)
+        wait_for(lambda: gone(path), timeout=20, what=f"the end of {path}")
+
+
+def gone(folder: Path) -> bool:
+    """Deletes a folder; whether it is gone: a process that is just ending may have written there meanwhile."""
+    shutil.rmtree(folder, ignore_errors=True)
+    return not folder.exists()
 
 
 def mounts_below(folder: Path) -> list[Path]:
@@ -136,7 +142,7 @@ def own(made: Installation) -> None:
 
 
 def with_routes(folder: Path, sinks: Mapping[str, str], after_queue: str = "bounce-verified",
-                       timing: str = TIMING) -> Installation:  # fmt: skip
+                timing: str = TIMING) -> Installation:  # fmt: skip
     """One configuration, with a route for each sink: `NAME+%{key}@in.example.com`. The sink `app` has its routes anyway."""
     app = sinks.get("app", "")
     sinks = {name: sink for name, sink in sinks.items() if name != "app"}
