@@ -3,7 +3,7 @@
 #   make demo        real mail through a private Postfix to a small app, step by step; KEEP=1 leaves it running
 #   make demo-stop   ends what KEEP=1 left running
 #   make test        everything, a real Postfix included; ARGS="tests/test_x.py -k name" for a part
-#   make lint        ruff, mypy strict, shell syntax
+#   make lint        ruff, mypy strict, yamllint, shell syntax
 #   make bench       messages a second and hostile input; writes .bench/results.json
 
 PY := .venv/bin/python
@@ -34,6 +34,8 @@ lint:
 	@demo/setup.sh venv
 	@$(PY) -m ruff check .
 	@$(PY) -m mypy
+	@$(PY) -m yamllint --strict $$(git ls-files '*.yml' '*.yaml')
+	@$(PY) -m ruff format --check --quiet .
 	@for script in demo/setup.sh .ci/run; do bash -n $$script || exit 1; done
 
 bench:

@@ -17,6 +17,7 @@ from gatepost.errors import GatepostError, ParkedFullError, StoreError
 from gatepost.frozen import freeze, thaw
 from gatepost.mail.message import parse
 from gatepost.mail.recipient import recipient
+from gatepost.masking import masked, without_key
 from gatepost.queue_id import arrival, is_long
 from gatepost.screening.passage import passage
 from gatepost.sinks import deliver
@@ -159,7 +160,7 @@ class Gateway:
             receipt = self._receive(envelope, raw, deadline, still_whole)
         except GatepostError as error:
             receipt = Receipt(decision=rule_decision("defer", error.rule, detail=str(error)))
-        return receipt.replace(to=policy.masked(envelope.recipient, self.settings))
+        return receipt.replace(to=masked(envelope.recipient, self.settings))
 
     def _receive(self, envelope: Envelope, raw: bytes, deadline: float, still_whole: Callable[[], None]) -> Receipt:
         settings, started = self.settings, self.now()
@@ -246,7 +247,7 @@ class Gateway:
             outcome_kind, detail, text = outcome.kind, outcome.detail, outcome.text
         decision = policy.after_handover(
             outcome_kind,
-            detail=policy.without_key(detail, job.verdict.key),
+            detail=without_key(detail, job.verdict.key),
             text=text,
             cannot_take=job.claim.cannot_take + (outcome_kind == "cannot-take"),
             first_seen=first_seen(job.envelope, job.claim.first_seen, self.now()),

@@ -14,7 +14,7 @@ from gatepost.keys.outgoing import domain_of
 from gatepost.keys.reply_ids import key_of, readings
 from gatepost.keys.signed import day_text, owner_matches
 from gatepost.mail.address import compile_pattern
-from gatepost.mail.recipient import NEVER_A_KEY, fold, is_role, recipient
+from gatepost.mail.recipient import NEVER_A_KEY, is_role, recipient
 from gatepost.screening import automatic, bounces, lists, loops, sender, spam
 from gatepost.screening.passage import ours, passage
 from gatepost.settings import Screening
@@ -42,11 +42,9 @@ __all__ = [
     "behind_queue",
     "decide",
     "keeps_headers_only",
-    "masked",
     "over_limit",
     "parked_kind",
     "route_for",
-    "without_key",
 ]
 
 
@@ -190,28 +188,6 @@ def route_for(to: Recipient, settings: Settings) -> tuple[Route | None, str | No
                 return route, None
             return route, match.key if match.well_formed else ""
     return None, None
-
-
-#: Characters of a key that a log may show; a key that is not longer than twice that is not shown at all.
-_KEY_SHOWN: Final = 4
-
-
-def masked(address: str, settings: Settings) -> str:
-    """A recipient for the log: its key cut short, and so is any local part that no route takes (it may be a key misspelt)."""
-    to = recipient(address)
-    route, key = route_for(to, settings)
-    if key is None and (route is not None or len(to.local) <= 2 * _KEY_SHOWN):
-        return to.final_form
-    hidden = key or fold(to.local)
-    shown = hidden[:_KEY_SHOWN] if len(hidden) > 2 * _KEY_SHOWN else ""
-    return to.final_form.replace(hidden, f"{shown}...", 1)
-
-
-def without_key(text: str, key: Key | None) -> str:
-    """A text for the log (an app may echo the address in its answer) without the whole of the key."""
-    if key is None or fold(key.raw) not in fold(text):
-        return text
-    return fold(text).replace(fold(key.raw), f"{key.raw[:_KEY_SHOWN]}...")
 
 
 # The rules. Each answers for itself only; `_Case` has what they ask about.

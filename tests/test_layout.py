@@ -24,11 +24,13 @@ MAY_IMPORT = {
     "keys": {"value", "settings", "digest"},
     "screening": {"value", "settings", "decision", "mail"},
     "discovery": {"value", "settings", "mail", "keys", "policy"},
+    "masking": {"decision", "settings", "mail", "policy"},
     "policy": {"value", "settings", "decision", "mail", "keys", "screening"},
     "log": {"settings"},
     "stores": {"value", "errors", "settings", "digest"},
     "sinks": {"value", "settings", "decision", "digest", "mail"},
     "gateway": {
+        "masking",
         "value",
         "errors",
         "settings",

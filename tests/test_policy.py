@@ -14,6 +14,7 @@ from gatepost.keys.reply_ids import mint as mint_id
 from gatepost.keys.signed import mint
 from gatepost.mail.canonical import from_pipe
 from gatepost.mail.message import Message, parse
+from gatepost.masking import masked
 from gatepost.settings import KeySettings, ParkedLimits, ParserLimits, Route, Screening, Settings, Sink, Timing
 
 SECRET = b"0123456789abcdef0123456789abcdef"
@@ -256,7 +257,7 @@ MASKED = [
 @pytest.mark.parametrize(("address", "shown"), [row[:2] for row in MASKED], ids=[row[2] for row in MASKED])
 def test_a_log_shows_no_whole_key(address: str, shown: str) -> None:
     """The recipient as the log has it."""
-    assert policy.masked(address, settings()) == shown
+    assert masked(address, settings()) == shown
 
 
 NEVER_ANSWERED = ("loop", "bounce", "automatic", "null-sender")
