@@ -6,7 +6,7 @@
 # Never: removes a package (another mail server, say), changes a configuration, or leaves anything in the checkout but .venv
 # and .cache, which git ignores.
 #
-#   demo/setup.sh [venv|demo|test]     venv: the Python environment only; demo: and Postfix; test: and the languages of docs/keys.md
+#   demo/setup.sh [venv|demo|test]     venv: the Python environment only; demo: and Postfix; test: and the languages of docs/keys.md, openssl
 set -euo pipefail
 umask 022
 cd -- "$(dirname -- "$0")/.."
@@ -21,7 +21,7 @@ can_be_root() { [ "$(id -u)" = 0 ] || command -v sudo >/dev/null; }
 case $mode in
     venv) wanted="" ;;
     demo) wanted="postfix:postfix swaks:swaks" ;;
-    test) wanted="postfix:postfix swaks:swaks ruby:ruby php:php-cli node:nodejs go:golang-go" ;;
+    test) wanted="postfix:postfix swaks:swaks ruby:ruby php:php-cli node:nodejs go:golang-go openssl:openssl" ;;
     *) die "usage: demo/setup.sh [venv|demo|test]" ;;
 esac
 
