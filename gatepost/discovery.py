@@ -10,11 +10,10 @@ from __future__ import annotations
 from gatepost.keys.keyring import check
 from gatepost.keys.outgoing import fill
 from gatepost.keys.reply_ids import readings
-from gatepost.mail.address import compile_pattern
 from gatepost.mail.mailboxes import mailboxes
 from gatepost.mail.received import received
 from gatepost.mail.recipient import recipient
-from gatepost.policy import route_for
+from gatepost.policy import key_domains, route_for
 from gatepost.value import Value
 
 TYPE_CHECKING = False
@@ -69,16 +68,14 @@ def _named(message: Message, fields: tuple[str, ...]) -> Iterator[tuple[str, str
 
 def _by_thread(message: Message, settings: Settings, now: float) -> tuple[Discovered, ...]:
     """The address whose key stands in a Message-ID that the message answers; for a dedicated route its own."""
-    parents = [("In-Reply-To", each) for each in reversed(message.in_reply_to)]
-    parents += [("References", each) for each in reversed(message.references)]
-    for found_in, message_id in parents[:_PARENTS]:
+    for found_in, message_id in message.answers[:_PARENTS]:
         for key, domain in readings(message_id):
             for route in settings.routes:
                 keys = route.keys
                 # Of the formats that cannot tell, a key that anybody made up would choose the recipient.
                 if keys is None or keys.format != "signed":
                     continue
-                if domain not in (*compile_pattern(route.address).domains, *keys.former_domains):
+                if domain not in key_domains(route):
                     continue
                 if check(keys, key, domain, now=now).result in ("live", "expired"):
                     return (Discovered(recipient=fill(route.address, key), route=route.name, found_in=found_in),)

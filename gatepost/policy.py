@@ -42,6 +42,7 @@ __all__ = [
     "behind_queue",
     "decide",
     "keeps_headers_only",
+    "key_domains",
     "over_limit",
     "parked_kind",
     "route_for",
@@ -108,10 +109,8 @@ class _Case:
         route = self.route
         if route is None or route.keys is None:
             return None, ("", "")
-        parents = [("In-Reply-To", each) for each in reversed(self.message.in_reply_to)]
-        parents += [("References", each) for each in reversed(self.message.references)]
         tried: set[tuple[str, str]] = set()
-        for found_in, message_id in parents:
+        for found_in, message_id in self.message.answers:
             for named in readings(message_id):
                 if named in tried or len(tried) >= _THREAD_TRIES:
                     continue
@@ -124,7 +123,7 @@ class _Case:
     def _made_by(self, route: Route, named: tuple[str, str]) -> str:
         """Is this key, in a Message-ID of this domain, the route's? The domain is the sender's word: it must be one of ours."""
         key, domain = named
-        if route.keys is None or domain not in (*compile_pattern(route.address).domains, *route.keys.former_domains):
+        if route.keys is None or domain not in key_domains(route):
             return "unknown"
         return check(route.keys, key, domain, now=self.facts.now, listed=(self.facts.listed,)).result
 
@@ -172,6 +171,12 @@ class _Case:
             return None
         raw = self.key_text if self.verdict is not None else self.thread_key[0]
         return Key(raw=raw or "", subject=self.judged.subject, options=self.judged.options, kind=self.judged.kind)
+
+
+def key_domains(route: Route) -> tuple[str, ...]:
+    """The domains that the route's keys may be signed for: its own in either form, and those it had before."""
+    former = route.keys.former_domains if route.keys is not None else ()
+    return (*compile_pattern(route.address).domains, *former)
 
 
 def route_for(to: Recipient, settings: Settings) -> tuple[Route | None, str | None]:

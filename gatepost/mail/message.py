@@ -86,6 +86,14 @@ class Message:
         return self._ids("references", self.limits.references)
 
     @property
+    def answers(self) -> tuple[tuple[str, str], ...]:
+        """The messages that this one answers, the nearest first: the field's name and the Message-ID (RFC 5322 3.6.4)."""
+        return (
+            *(("In-Reply-To", each) for each in reversed(self.in_reply_to)),
+            *(("References", each) for each in reversed(self.references)),
+        )
+
+    @property
     def subject(self) -> str:
         """The first Subject, decoded; "" where there is none."""
         return self._text("subject")
