@@ -27,7 +27,7 @@ CHECKOUT: Final = Path(__file__).resolve().parent.parent
 #: The one system user of pipe, server and milter.
 USER: Final = "gatepost"
 #: What a wheel is made of.
-_SOURCES: Final = ("gatepost", "filter", "postfix", "setup.cfg", "pyproject.toml", "README.md", "LICENSE")
+_SOURCES: Final = ("gatepost", "filter", "milter", "postfix", "setup.cfg", "pyproject.toml", "README.md", "LICENSE")
 _WHEELS: Final = CHECKOUT / ".cache" / "wheels"
 #: Seconds for one step: a build, an installation.
 _TIMEOUT: Final = 300
@@ -102,10 +102,11 @@ def base_python(user: str = USER) -> str:
     raise SetUpError(f"no Python 3.11 or newer that the user {user} can run: install python3 and python3-venv")
 
 
-def make_environment(folder: str | Path, *, source: Literal["wheel", "tree"] = "wheel") -> Environment:
+def make_environment(folder: str | Path, *, source: Literal["wheel", "tree"] = "wheel", milter: bool = False) -> Environment:
     """Installs this checkout into `folder` (made, mode 0755): from a wheel built now, or as a copy of the tree on the path.
 
-    `folder` must be where the user gatepost can go, below /var/tmp or /opt say. Takes seconds; needs root.
+    `milter`: with the extra [milter]. `folder` must be where the user gatepost can go, below /var/tmp or /opt say. Takes
+    seconds; needs root.
     """
     folder = Path(os.path.abspath(folder))
     folder.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -116,13 +117,13 @@ def make_environment(folder: str | Path, *, source: Literal["wheel", "tree"] = "
     python = venv / "bin" / "python"
     site = Path(_run([str(python), "-I", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]).strip())
     if source == "wheel":
-        _install(python, str(_build_wheel(folder / "wheel")))
+        _install(python, f"{_build_wheel(folder / 'wheel')}{'[milter]' * milter}")
         script = site / "gatepost_filter" / "pipe.py"
     else:
         tree = folder / "tree"
         _copy_sources(tree)
-        _install(python, *_requirements())
-        (site / "gatepost-tree.pth").write_text(f"{tree}\n{tree / 'filter'}\n")
+        _install(python, *_requirements(milter=milter))
+        (site / "gatepost-tree.pth").write_text(f"{tree}\n{tree / 'filter'}\n{tree / 'milter'}\n")
         compileall.compile_dir(tree, quiet=1)
         (venv / "bin" / "gatepost").write_text(f"#!{python} -I\nfrom gatepost.cli import main\nraise SystemExit(main())\n")
         (venv / "bin" / "gatepost").chmod(0o755)
@@ -167,11 +168,14 @@ def _build_wheel(folder: Path) -> Path:
     return next(folder.glob("gatepost-*.whl"))
 
 
-def _requirements() -> list[str]:
-    """install_requires of setup.cfg."""
+def _requirements(*, milter: bool) -> list[str]:
+    """install_requires of setup.cfg, and the extra's."""
     config = ConfigParser(interpolation=None)
     config.read(CHECKOUT / "setup.cfg", encoding="utf-8")
-    return [line for line in config["options"]["install_requires"].splitlines() if line.strip()]
+    lines = config["options"]["install_requires"].splitlines()
+    if milter:
+        lines += config["options.extras_require"]["milter"].splitlines()
+    return [line for line in lines if line.strip()]
 
 
 _QUIET: Final = ("-qq", "--disable-pip-version-check", "--no-input")

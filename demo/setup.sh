@@ -6,7 +6,8 @@
 # Never: removes a package (another mail server, say), changes a configuration, or leaves anything in the checkout but .venv
 # and .cache, which git ignores.
 #
-#   demo/setup.sh [venv|demo|test]     venv: the Python environment only; demo: and Postfix; test: and the languages of docs/keys.md, openssl
+#   demo/setup.sh [venv|demo|test]     venv: the Python environment, with what builds pymilter; demo: and Postfix;
+#                                      test: and the languages of docs/keys.md, openssl
 set -euo pipefail
 umask 022
 cd -- "$(dirname -- "$0")/.."
@@ -18,10 +19,11 @@ die() { say "$*"; exit 1; }
 as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo -- "$@"; fi; }
 can_be_root() { [ "$(id -u)" = 0 ] || command -v sudo >/dev/null; }
 
+# command:package. The extra [milter] is built here: pymilter comes as source, and needs a compiler and two packages of headers.
 case $mode in
-    venv) wanted="" ;;
-    demo) wanted="postfix:postfix swaks:swaks" ;;
-    test) wanted="postfix:postfix swaks:swaks ruby:ruby php:php-cli node:nodejs go:golang-go openssl:openssl" ;;
+    venv) wanted="cc:gcc" ;;
+    demo) wanted="cc:gcc postfix:postfix swaks:swaks" ;;
+    test) wanted="cc:gcc postfix:postfix swaks:swaks ruby:ruby php:php-cli node:nodejs go:golang-go openssl:openssl" ;;
     *) die "usage: demo/setup.sh [venv|demo|test]" ;;
 esac
 
@@ -52,7 +54,10 @@ missing=()
 for pair in $wanted; do
     command -v "${pair%%:*}" >/dev/null || missing+=("${pair#*:}")
 done
+[ -e /usr/include/libmilter/mfapi.h ] || missing+=(libmilter-dev)
 python=$(find_python) || missing+=(python3)
+has_headers='import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))'
+"${python:-/usr/bin/python3}" -I -c "$has_headers" 2>/dev/null || missing+=(python3-dev)
 if [ ! -x .venv/bin/python ] && ! "${python:-/usr/bin/python3}" -I -c 'import ensurepip' 2>/dev/null; then
     missing+=(python3-venv)
 fi
@@ -108,12 +113,12 @@ if [ ! -d .cache/wheels ] || [ "$(cat "$stamp" 2>/dev/null)" != "$state" ]; then
     pip() { .venv/bin/python -m pip -qq --disable-pip-version-check --no-input "$@"; }
     export PIP_ROOT_USER_ACTION=ignore
     pip install 'setuptools>=68' wheel
-    pip install --editable '.[dev]'
+    pip install --editable '.[dev,milter]'
     rm -rf .cache/wheels
     mkdir -p .cache/wheels
-    # What `pip install gatepost` needs, kept so that the demo and the tests install it without the network.
+    # What `pip install gatepost[milter]` needs, kept so that the demo and the tests install it without the network.
     .venv/bin/python -c 'from configparser import ConfigParser as C; c = C(interpolation=None); c.read("setup.cfg")
-print(c["options"]["install_requires"].strip())' >.cache/requirements.txt
+print(c["options"]["install_requires"].strip(), c["options.extras_require"]["milter"].strip(), sep="\n")' >.cache/requirements.txt
     pip wheel --wheel-dir .cache/wheels --requirement .cache/requirements.txt
     printf '%s\n' "$state" >"$stamp"
 fi

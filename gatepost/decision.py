@@ -48,12 +48,13 @@ class Sender(Value):
     """Who sent a message, as far as somebody whom we believe says so.
 
     `verified`: is the From address authenticated; `by`: who says so, and by which method. `mail_from_verified`: SPF passed for
-    the domain of MAIL FROM itself.
+    the domain of MAIL FROM itself. `temporary`: it is unknown because DNS did not answer, and may be known later.
     """
 
     verified: Literal["yes", "no", "unknown"] = "unknown"
     by: str = ""
     mail_from_verified: bool = False
+    temporary: bool = False
 
 
 class Step(Value):
@@ -132,6 +133,15 @@ RULES: Final[dict[str, Rule]] = {
     ),
     "list": Rule(status="5.7.1", text="Mailing lists are not accepted here", meaning="came through a mailing list"),
     "spam": Rule(status="5.7.1", text="Message was marked as spam", meaning="a trusted host's filter says that it is spam"),
+    "malformed": Rule(
+        status="5.6.0", text="Message is malformed", meaning="its head is past a limit of `parser:`, so not all of it was read"
+    ),
+    "sender-denied": Rule(
+        status="5.7.1", text="Sender is not accepted here", meaning="sender.deny names the client, MAIL FROM or From"
+    ),
+    "sender-not-allowed": Rule(
+        status="5.7.1", text="Sender is not accepted here", meaning="sender.allow names neither the client nor a verified From"
+    ),
     "sender-mismatch": Rule(
         status="5.7.1",
         text="Sender is not the one this address was made for",
@@ -140,10 +150,20 @@ RULES: Final[dict[str, Rule]] = {
     "sender-unverified": Rule(
         status="5.7.1", text="Sender could not be verified", meaning="must-match: nobody authenticated the From address"
     ),
+    "sender-unchecked": Rule(
+        status="4.7.0",
+        text="Sender could not be verified yet, try later",
+        meaning="must-match or sender.allow needs a verified sender, and DNS did not answer",
+    ),
     "unauthenticated": Rule(
         status="5.7.26",  # RFC 7372 3.4
         text="Sender failed authentication",
         meaning="a trusted host says that the From address is not authentic, or From names nobody",
+    ),
+    "forged-results": Rule(
+        status="5.6.0",
+        text="Too many forged header fields",
+        meaning="more than 50 fields claim to be this host's own results: refused, for removing them would hold Postfix up",
     ),
     # what became of it behind the decision
     "app-refused": Rule(
@@ -173,6 +193,9 @@ RULES: Final[dict[str, Rule]] = {
         status="4.7.1",
         text="Too many messages, try later",
         meaning="more came for the key, from the sender or to the route than `limits:` lets pass; the next try asks again",
+    ),
+    "ask-unavailable": Rule(
+        status="4.3.0", text="Temporary failure, try later", meaning="the app did not say whether the key is alive (ask:)"
     ),
     "in-flight": Rule(
         status="4.3.2", text="Already being delivered, try later", meaning="another run of the same message holds the lease"

@@ -34,7 +34,8 @@ def freeze(decision: Decision) -> str:
         parts.append(("thread", decision.thread.found_in, decision.thread.parent_message_id))
     if decision.sender != Sender():
         sender = decision.sender
-        parts.append(("sender", sender.verified, sender.by, "mail-from" if sender.mail_from_verified else ""))
+        mail_from, temporary = ("mail-from" if sender.mail_from_verified else ""), ("temporary" if sender.temporary else "")
+        parts.append(("sender", sender.verified, sender.by, mail_from, temporary))
     parts += [_finding(each) for each in decision.findings]
     return "\n".join("\t".join(unicode_escape_encode(field)[0].decode("ascii") for field in part) for part in parts)
 
@@ -68,8 +69,9 @@ def thaw(text: str) -> Decision:
             findings.append(Finding(slug=slug, family=family, evidence=evidence,  # type: ignore[arg-type]  # as frozen
                                     strength="alone" if strong else "second"))  # fmt: skip
         elif name == "sender":
-            verified, by, mail_from = fields
-            found["sender"] = Sender(verified=verified, by=by, mail_from_verified=bool(mail_from))  # type: ignore[arg-type]
+            verified, by, mail_from, *temporary = fields  # senders had no `temporary` at first
+            found["sender"] = Sender(verified=verified, by=by, mail_from_verified=bool(mail_from),  # type: ignore[arg-type]
+                                     temporary="temporary" in temporary)  # fmt: skip
     if "action" not in found:
         raise ValueError("no decision in it")
     return Decision(**found, findings=tuple(findings))

@@ -12,10 +12,10 @@ import time
 
 from gatepost import log, policy
 from gatepost.decision import Decision, Envelope, rule_decision
-from gatepost.digest import sha256
+from gatepost.digest import same, sha256
 from gatepost.errors import GatepostError, ParkedFullError, StoreError
 from gatepost.frozen import freeze, thaw
-from gatepost.mail.message import parse
+from gatepost.mail.message import STAMP, parse
 from gatepost.mail.recipient import recipient
 from gatepost.masking import masked, without_key
 from gatepost.queue_id import arrival, is_long
@@ -31,13 +31,26 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Final
 
+    from gatepost.ask import Question
+    from gatepost.decision import Key
     from gatepost.mail.message import Message
     from gatepost.settings import Route, Settings
     from gatepost.sinks.delivery import Outcome
+    from gatepost.stamp import Stamp
     from gatepost.stores.limits import Counter
     from gatepost.stores.parked import Parked
 
-__all__ = ["Gateway", "Receipt", "delivery_id", "facts_for", "first_seen", "read_list", "read_revoked"]
+__all__ = [
+    "Gateway",
+    "Receipt",
+    "counters",
+    "delivery_id",
+    "facts_for",
+    "first_seen",
+    "question",
+    "read_list",
+    "read_revoked",
+]
 
 #: Rows live twice as long as a queue entry may (Postfix's maximal_queue_lifetime is 5 days).
 KEEP_ROWS: Final = 10 * 86_400.0
@@ -67,15 +80,23 @@ class Receipt(Value):
     already: bool = False
 
 
-def delivery_id(host_id: str, envelope: Envelope, message: Message) -> str:
+def delivery_id(host_id: str, envelope: Envelope, message: Message, token: str = "") -> str:
     """SHA-256, in hex, over host id, long queue ID and final recipient, NUL between: the same on every rung and retry.
 
-    A short queue ID comes again with another message, so the Received field that Postfix wrote with it goes in as well.
+    `token`: of the milter's stamp, where it holds; it stands for the queue ID then, and outlives it (`postsuper -r`). A short
+    queue ID comes again with another message, so the Received field that Postfix wrote with it goes in as well.
     """
-    parts = ["gatepost delivery 1", host_id, envelope.queue_id, recipient(envelope.recipient).final_form]
+    to = recipient(envelope.recipient).final_form
+    if token:
+        return _hashed(["gatepost delivery 2", host_id, token, to])
+    parts = ["gatepost delivery 1", host_id, envelope.queue_id, to]
     if not is_long(envelope.queue_id):
         written = message.headers.first("received")
         parts.append(written.value.decode("latin-1") if written is not None else "")
+    return _hashed(parts)
+
+
+def _hashed(parts: list[str]) -> str:
     return sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hex()
 
 
@@ -123,6 +144,37 @@ def facts_for(envelope: Envelope, settings: Settings, now: float) -> policy.Fact
     return policy.Facts(now=now, revoked=read_revoked(route), listed=read_list(route))
 
 
+def counters(envelope: Envelope, message: Message, settings: Settings, verdict: Decision) -> tuple[Counter, ...]:
+    """What a message is counted by; only what every other rule accepts is counted."""
+    if verdict.action != "accept":
+        return ()
+    people = message.from_.list
+    return counters_for(
+        settings.limits,
+        key=verdict.key.raw if verdict.key is not None else "",
+        route=verdict.route,
+        sender=people[0].address if len(people) == 1 else "",
+        sender_verified=verdict.sender.verified,
+        client_address=envelope.client_address,
+    )
+
+
+def question(envelope: Envelope, settings: Settings, key: Key) -> Question:
+    """What the app is asked of a key of this recipient's route, which has `ask:`."""
+    from gatepost.ask import Question
+
+    to = recipient(envelope.recipient)
+    route, _ = policy.route_for(to, settings)
+    assert route is not None
+    assert route.keys is not None
+    assert route.keys.ask is not None  # policy.key_to_ask looked
+    where = route.keys.ask
+    return Question(
+        url=where.url, secrets=where.secrets, ca_file=where.ca_file, route=route.name, raw=key.raw, subject=key.subject,
+        options=key.options, kind=key.kind, domain=to.domain,
+    )  # fmt: skip
+
+
 class Gateway:
     """A configuration with its stores open. `now` gives Unix seconds; a test may pass its own."""
 
@@ -165,17 +217,21 @@ class Gateway:
     def _receive(self, envelope: Envelope, raw: bytes, deadline: float, still_whole: Callable[[], None]) -> Receipt:
         settings, started = self.settings, self.now()
         message = parse(raw, settings.parser)
-        facts = facts_for(envelope, settings, started)
-        verdict = policy.decide(envelope, message, settings, facts)
         ledger = self._ledger()
-        id_ = delivery_id(ledger.host_id, envelope, message)
+        seen = self._stamp(ledger, envelope, message)
+        id_ = delivery_id(ledger.host_id, envelope, message, seen.token if seen is not None else "")
+        facts = facts_for(envelope, settings, started)
+        if seen is not None:
+            facts = facts.replace(sender=seen.sender, direct=seen.sender is not None)
+        facts = self._ask_the_app(envelope, message, facts, id_, deadline)
+        verdict = policy.decide(envelope, message, settings, facts)
         still_whole()
-        claim = self._claim(id_, envelope, verdict, started, self._counters(envelope, message, verdict))
-        if claim.state == "limited":
+        claim = self._claim(id_, envelope, verdict, started, counters(envelope, message, settings, verdict))
+        if claim.state in ("limited", "waiting"):
+            if claim.state == "limited":
+                verdict = policy.over_limit(claim.limit, claim.until, verdict=verdict, now=started)
             waited = first_seen(envelope, claim.first_seen, started)
-            verdict = policy.over_limit(
-                claim.limit, claim.until, verdict=verdict, first_seen=waited, settings=settings, now=started
-            )
+            verdict = policy.waiting(verdict, first_seen=waited, settings=settings, now=started)
             if verdict.action == "defer":
                 return Receipt(decision=verdict, id=id_, attempt=claim.attempts)
             claim = self._claim(id_, envelope, verdict, started, ())  # given up: asks no limit, counts in none
@@ -184,23 +240,37 @@ class Gateway:
             return Receipt(decision=busy, id=id_, attempt=claim.attempts)
         if claim.state == "done":
             return Receipt(decision=_thaw(claim.outcome).replace(detail=""), id=id_, attempt=claim.attempts, already=True)
-        if claim.attempts > 1:
+        if claim.judgement != freeze(verdict):  # an earlier run's, or the milter's: judged once
             verdict = _thaw(claim.judgement).replace(trace=verdict.trace)
         return self._carry_out(_Job(id_, claim, envelope, message, facts, verdict), deadline, still_whole)
 
-    def _counters(self, envelope: Envelope, message: Message, verdict: Decision) -> tuple[Counter, ...]:
-        """Only what every other rule accepts is counted."""
-        if verdict.action != "accept":
-            return ()
-        people = message.from_.list
-        return counters_for(
-            self.settings.limits,
-            key=verdict.key.raw if verdict.key is not None else "",
-            route=verdict.route,
-            sender=people[0].address if len(people) == 1 else "",
-            sender_verified=verdict.sender.verified,
-            client_address=envelope.client_address,
-        )
+    def _stamp(self, ledger: Ledger, envelope: Envelope, message: Message) -> Stamp | None:
+        """What the milter saw of this message, where it has seen it; under another queue ID, only what it has recorded."""
+        if self.settings.milter is None or message.headers.first(STAMP) is None:
+            return None
+        from gatepost import stamp
+
+        found = stamp.read(ledger.hash_key, ledger.host_id, message, envelope, self.settings.milter.authserv_id)
+        if found is None or not found.moved:
+            return found
+        record = ledger.recorded(found.token)
+        young = record is not None and self.now() - record.at < self.settings.timing.queue_lifetime
+        return found if record is not None and young and same(record.binding, found.binding) else None
+
+    def _ask_the_app(
+        self, envelope: Envelope, message: Message, facts: policy.Facts, id_: str, deadline: float
+    ) -> policy.Facts:  # fmt: skip
+        """Asks whether the key is alive, where its route says so and no earlier run has judged the message."""
+        key = policy.key_to_ask(envelope, message, self.settings, facts)
+        if key is None:
+            return facts
+        row = self._ledger().look(id_)
+        if row is not None and row.passed:
+            return facts.replace(alive="yes")  # the judgement that stands counts
+        from gatepost.ask import ask
+
+        answer = ask(question(envelope, self.settings, key), deadline=deadline, now=self.now)
+        return facts.replace(alive=answer.alive)
 
     def _claim(
         self, id_: str, envelope: Envelope, verdict: Decision, started: float, counters: tuple[Counter, ...]
@@ -214,6 +284,7 @@ class Gateway:
             sender=envelope.sender,
             recipient=recipient(envelope.recipient).final_form,
             counters=counters,
+            waits=verdict.action == "defer",
         )
 
     def _carry_out(self, job: _Job, deadline: float, still_whole: Callable[[], None]) -> Receipt:

@@ -14,8 +14,9 @@ from gatepost.keys.outgoing import domain_of
 from gatepost.keys.reply_ids import key_of, readings
 from gatepost.keys.signed import day_text, owner_matches
 from gatepost.mail.address import compile_pattern
+from gatepost.mail.message import parse
 from gatepost.mail.recipient import NEVER_A_KEY, is_role, recipient
-from gatepost.screening import automatic, bounces, lists, loops, sender, spam
+from gatepost.screening import automatic, bounces, lists, loops, sender, senders, spam
 from gatepost.screening.passage import ours, passage
 from gatepost.settings import Screening
 from gatepost.value import Value
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from gatepost.mail.recipient import Recipient
     from gatepost.settings import KeySettings, Route, ScreeningAction, Settings
 
-    Verified = Literal["yes", "no", "unknown"]
+    Alive = Literal["", "yes", "no", "unavailable"]
     #: A rule's answer: the action it decides and why, or None and why it does not apply.
     Answer = tuple[Action | None, str]
 
@@ -39,28 +40,34 @@ __all__ = [
     "ORDER",
     "Facts",
     "after_handover",
+    "at_recipient",
     "behind_queue",
     "decide",
     "keeps_headers_only",
     "key_domains",
+    "key_to_ask",
     "over_limit",
     "parked_kind",
     "route_for",
+    "together",
+    "waiting",
 ]
 
 
 class Facts(Value):
     """What only the world outside knows: Unix time in seconds, the route's revoked: file as it stands, who the sender is.
 
-    `mail_from_verified`: SPF passed for the MAIL FROM domain itself, by a verdict that we may believe. Both are what the door
-    knows beside the message; where it knows nothing, what trusted hosts wrote into the message counts.
+    `sender`: what our own checks found, None where there were none; where they found nothing, what trusted hosts wrote into the
+    message counts. `direct`: the client was none of the trusted hosts, whatever the message says of its way. `alive`: what the
+    app answered of the key that `key_to_ask` names, "" where it was not asked.
     """
 
     now: float
     revoked: bytes = b""
     listed: bytes = b""
-    sender_verified: Verified = "unknown"
-    mail_from_verified: bool = False
+    sender: Sender | None = None
+    direct: bool = False
+    alive: Alive = ""
 
 
 #: Message-IDs of ours that a message may name before the rest of its References is passed over: a stranger may name 500.
@@ -78,7 +85,8 @@ class _Case:
         self.verdict = self._check_key()
         #: The key that the app will get, and so the one whose owner must match: the recipient's, or the thread's.
         self.judged = self._thread_verdict() if self.verdict is None and self.thread is not None else self.verdict
-        hops = passage(envelope, message, settings.trusted, settings.parser.received)
+        self._hear_the_app()
+        hops = passage(envelope, message, settings.trusted, settings.parser.received, direct=facts.direct)
         believed = ours(message, hops)
         domains = compile_pattern(self.route.address).domains if self.route is not None else ()
         self.findings = (
@@ -89,14 +97,36 @@ class _Case:
             *lists.find(message),
             *spam.find(believed),
         )  # fmt: skip
-        self.sender = self._ask_sender(sender.verdict(message, believed, settings.trusted, envelope))
+        self.sender = self._ask_sender(sender.verdict(message, believed, _believed_names(settings), envelope))
 
     def _ask_sender(self, written: Sender) -> Sender:
-        """What the door knows; where it knows nothing, what is written in the message. A From of nobody stays nobody's."""
-        known, mail_from = self.facts.sender_verified, self.facts.mail_from_verified
-        if known != "unknown" and sender.one_sender(self.message):
-            written = Sender(verified=known, by="the door")
-        return written.replace(mail_from_verified=mail_from or written.mail_from_verified)
+        """What our own checks found; where they found nothing, what is written. A From of nobody stays nobody's."""
+        known = self.facts.sender
+        if known is None:
+            return written
+        mail_from = known.mail_from_verified or written.mail_from_verified
+        if not sender.one_sender(self.message) or (known.verified == "unknown" and written.verified != "unknown"):
+            return written.replace(mail_from_verified=mail_from)
+        return known.replace(mail_from_verified=mail_from)
+
+    def _hear_the_app(self) -> None:
+        """A key that the app says is dead is as one that never was."""
+        self.unanswered = self.dead = False
+        if self.asked() is None:
+            return
+        self.unanswered = self.facts.alive == "unavailable"
+        if self.facts.alive != "no":
+            return
+        if self.verdict is not None:
+            self.verdict = self.judged = self.verdict.replace(result="unknown")
+            self.dead = True
+        else:
+            self.thread, self.judged = None, None
+
+    def asked(self) -> Key | None:
+        """The key whose life the app knows: one that lives as far as we can tell, of a route with `ask:`."""
+        keys = self.route.keys if self.route is not None else None
+        return self.key() if keys is not None and keys.ask is not None else None
 
     def _check_key(self) -> KeyVerdict | None:
         if self.route is None or self.route.keys is None or self.key_text is None:
@@ -173,6 +203,12 @@ class _Case:
         return Key(raw=raw or "", subject=self.judged.subject, options=self.judged.options, kind=self.judged.kind)
 
 
+def _believed_names(settings: Settings) -> tuple[str, ...]:
+    """The authserv-ids whose written results count. Our own milter's count by its stamp alone (`Facts.sender`)."""
+    own = settings.milter.authserv_id if settings.milter is not None else ""
+    return tuple(name for name in settings.trusted if name != own)
+
+
 def key_domains(route: Route) -> tuple[str, ...]:
     """The domains that the route's keys may be signed for: its own in either form, and those it had before."""
     former = route.keys.former_domains if route.keys is not None else ()
@@ -219,6 +255,18 @@ def _key_rule(result: str, evidence: Callable[[KeyVerdict], str]) -> Callable[[_
         return None, f"the key is {case.verdict.result}"
 
     return rule
+
+
+def _unknown_key(case: _Case) -> Answer:
+    if case.dead:
+        return "reject", "the app says that it is none (ask:)"
+    return _key_rule("unknown", lambda _: "it is no key of the route's format")(case)
+
+
+def _unanswered(case: _Case) -> Answer:
+    if case.unanswered:
+        return "defer", "the app did not say whether the key is alive"
+    return None, "the app was not asked, or has answered"
 
 
 def _expiry(verdict: KeyVerdict) -> str:
@@ -287,24 +335,65 @@ def _unauthenticated(case: _Case) -> Answer:
     return _as_configured(case, "unauthenticated", f"From failed ({case.sender.by})" if case.sender.by else "From names nobody")
 
 
-def _must_match(case: _Case) -> str:
-    """Why the sender is not the key's owner, "" where the route does not ask or the key has no owner."""
-    route, verdict = case.route, case.judged
-    if route is None or route.keys is None or not route.must_match or verdict is None or not verdict.signed.owner:
-        return ""
-    person = sender.one_sender(case.message)
-    if not person or not owner_matches(verdict.signed, person, route.keys.key_id):
-        return "sender-mismatch"
-    return "" if case.sender.verified == "yes" else "sender-unverified"
+def _malformed(case: _Case) -> Answer:
+    flags = case.message.limits_hit
+    if not flags:
+        return None, "no limit of the parser was reached"
+    return _as_configured(case, "malformed", ", ".join(flags))
 
 
-def _sender_rule(slug: str, evidence: str) -> Callable[[_Case], Answer]:
+def _denied(case: _Case) -> Answer:
+    deny = case.route.deny if case.route is not None else ()
+    if not deny:
+        return None, "sender.deny names nobody"
+    written = [person.address for person in case.message.from_.list]
+    named = senders.named(deny, case.envelope.client_address, (case.envelope.sender, *written))
+    return ("reject", f"sender.deny names {named}") if named else (None, "sender.deny names somebody else")
+
+
+def _doubts(case: _Case) -> dict[str, str]:
+    """What `sender:` asks of the one who wrote and does not find: rule and evidence. The first decides."""
+    route, person = case.route, sender.one_sender(case.message)
+    found: dict[str, str] = {}
+    if route is None:
+        return found
+    by_name = False
+    if route.allow and not senders.named(route.allow, case.envelope.client_address, ()):
+        by_name = bool(person and senders.named(route.allow, "", (person,)))
+        if not by_name:
+            found["sender-not-allowed"] = "sender.allow names neither the client nor From"
+    owned = bool(route.keys is not None and route.must_match and case.judged is not None and case.judged.signed.owner)
+    if owned and not _owns(case, person):
+        found["sender-mismatch"] = "From is not one address that owns the key"
+        owned = False
+    if (owned or by_name) and case.sender.verified != "yes":
+        who = "From owns the key" if owned else "sender.allow names From"
+        if case.sender.temporary and case.sender.verified == "unknown" and not (owned and route.must_match == "park"):
+            found["sender-unchecked"] = f"{who}, and DNS did not answer"
+        else:
+            found["sender-unverified"] = f"{who}, but nobody authenticated it"
+    return found
+
+
+def _owns(case: _Case, person: str) -> bool:
+    """Is this person the one whom the key was made for?"""
+    keys = case.route.keys if case.route is not None else None
+    return bool(person and keys and case.judged and owner_matches(case.judged.signed, person, keys.key_id))
+
+
+def _sender_rule(slug: str) -> Callable[[_Case], Answer]:
+    """must-match rejects, parks or only flags; what `allow:` says always refuses."""
+
     def rule(case: _Case) -> Answer:
-        if _must_match(case) != slug or case.route is None:
-            return None, "must-match asks nothing here" if not _must_match(case) else "another must-match rule applies"
-        if case.route.must_match == "flag":
+        evidence = _doubts(case).get(slug)
+        if evidence is None or case.route is None:
+            return None, "sender: asks nothing here, or is content"
+        by_owner = slug == "sender-mismatch" or evidence.startswith("From owns")
+        if by_owner and case.route.must_match == "flag":
             return None, f"flagged by sender.must-match: {evidence}"
-        return ("park" if case.route.must_match == "park" else "reject"), evidence
+        if by_owner and case.route.must_match == "park":
+            return "park", evidence
+        return ("defer" if slug == "sender-unchecked" else "reject"), evidence
 
     return rule
 
@@ -314,36 +403,66 @@ def _accepted(_case: _Case) -> Answer:
 
 
 #: What runs, and why in this order. People's role addresses come before everything. Then what is wrong with the recipient:
-#: it costs least and says least. A loop is stopped before its kind is asked. A report is a bounce even if it calls itself
-#: auto-replied; a vacation reply is automatic even though its reverse-path is null; then the null reverse-path alone. Then what
-#: may be refused aloud: a list's mail, spam. The sender is asked last, of a message that everything else would let pass.
+#: it costs least and says least; then who may not write at all. So far goes what can be said at RCPT. A loop is stopped before
+#: its kind is asked. A report is a bounce even if it calls itself auto-replied; a vacation reply is automatic even though its
+#: reverse-path is null; then the null reverse-path alone. Then what may be refused aloud: a list's mail, spam, what cannot be
+#: read. The sender is asked last, of a message that everything else would let pass.
 ORDER: Final[tuple[tuple[str, Callable[[_Case], Answer]], ...]] = (
     ("role-address", _role_address),
     ("no-route", _no_route),
-    ("key-unknown", _key_rule("unknown", lambda _: "it is no key of the route's format")),
+    ("key-unknown", _unknown_key),
     ("key-forged", _key_rule("forged", lambda _: "no secret of this route made it, for this domain")),
     ("key-expired", _key_rule("expired", _expiry)),
     ("key-revoked", _key_rule("revoked", lambda _: "the route's revoked: file names it")),
+    ("ask-unavailable", _unanswered),
+    ("sender-denied", _denied),
     ("loop", _loop),
     ("bounce", _bounce),
     ("automatic", _automatic),
     ("null-sender", _null_sender),
     ("list", _list),
     ("spam", _spam),
-    ("sender-mismatch", _sender_rule("sender-mismatch", "From is not one address that owns the key")),
-    ("sender-unverified", _sender_rule("sender-unverified", "From owns the key, but nobody authenticated it")),
+    ("malformed", _malformed),
+    ("sender-not-allowed", _sender_rule("sender-not-allowed")),
+    ("sender-mismatch", _sender_rule("sender-mismatch")),
+    ("sender-unverified", _sender_rule("sender-unverified")),
+    ("sender-unchecked", _sender_rule("sender-unchecked")),
     ("unauthenticated", _unauthenticated),
     ("accepted", _accepted),
 )
 
 
+#: The rules that need no message: what can be said at RCPT.
+_AT_RECIPIENT: Final = frozenset(slug for slug, _ in ORDER[: [slug for slug, _ in ORDER].index("loop")])
+
+
 def decide(envelope: Envelope, message: Message, settings: Settings, facts: Facts) -> Decision:
     """The verdict on this message for this recipient, with its trace. Total: every message gets one."""
-    case = _Case(envelope, message, settings, facts)
+    return _judged(_Case(envelope, message, settings, facts), ORDER)
+
+
+def at_recipient(envelope: Envelope, settings: Settings, facts: Facts) -> Decision:
+    """What can be said of a recipient before the message is there: the same rules, as far as they need none.
+
+    no-route is a reject here too; at RCPT that recipient is not ours, and the door leaves it to Postfix.
+    """
+    case = _Case(envelope, parse(b"", settings.parser), settings, facts)
+    return _judged(case, tuple(each for each in ORDER if each[0] in _AT_RECIPIENT or each[0] == "accepted"))
+
+
+def key_to_ask(envelope: Envelope, message: Message, settings: Settings, facts: Facts) -> Key | None:
+    """The key whose life only the app knows (`ask:`); None where nothing is to be asked."""
+    route, _ = route_for(recipient(envelope.recipient), settings)
+    if route is None or route.keys is None or route.keys.ask is None:
+        return None
+    return _Case(envelope, message, settings, facts.replace(alive="")).asked()
+
+
+def _judged(case: _Case, rules: tuple[tuple[str, Callable[[_Case], Answer]], ...]) -> Decision:
     action: Action = "accept"
     decided = detail = ""
     trace = []
-    for slug, rule in ORDER:
+    for slug, rule in rules:
         if decided:
             trace.append(Step(rule=slug, applied=False, evidence=f"not asked: {decided} decided"))
             continue
@@ -363,9 +482,10 @@ def decide(envelope: Envelope, message: Message, settings: Settings, facts: Fact
 def _flagged(case: _Case) -> tuple[Finding, ...]:
     """What the app is told beside the findings: a must-match that only flags, and what the parser noticed."""
     found = [Finding(slug=flag, family="parser", evidence="noticed while reading the head") for flag in case.message.flags]
-    slug = _must_match(case)
-    if slug and case.route is not None and case.route.must_match == "flag":
-        found.append(Finding(slug=slug, family="sender", evidence=RULES[slug].meaning))
+    if case.route is not None and case.route.must_match == "flag":
+        slug = next((each for each in _doubts(case) if each != "sender-not-allowed"), "")
+        if slug:
+            found.append(Finding(slug=slug, family="sender", evidence=RULES[slug].meaning))
     return tuple(found)
 
 
@@ -386,7 +506,7 @@ def behind_queue(decision: Decision, settings: Settings, facts: Facts, envelope:
     machine = decision.rule in _NEVER_ANSWERED
     how = settings.after_queue
     if how == "bounce-verified":
-        verified = facts.mail_from_verified or decision.sender.mail_from_verified
+        verified = (facts.sender is not None and facts.sender.mail_from_verified) or decision.sender.mail_from_verified
         how = "bounce" if verified else "discard" if machine else "park"
     if how != "bounce":
         return decision.replace(action=how)
@@ -394,6 +514,21 @@ def behind_queue(decision: Decision, settings: Settings, facts: Facts, envelope:
         return decision.replace(action="discard")
     # RFC 5321 4.5.5: nothing can be sent to the null reverse-path.
     return decision if envelope.sender not in ("", "<>") else decision.replace(action="park")
+
+
+def together(decisions: tuple[Decision, ...], *, others: bool) -> Action:
+    """What the one answer at the end of a message says, for all its recipients (RFC 5321 4.2.5: it is one for all).
+
+    `others`: Postfix has accepted recipients that are not ours. reject and discard only where that is every recipient's
+    decision; defer where nobody's is to have the message and somebody's must be asked again. Otherwise accept: each goes its
+    own way behind the queue, and who discards is deleted from the envelope.
+    """
+    actions = {decision.action for decision in decisions}
+    if others or not actions or not actions.isdisjoint(("accept", "park")):
+        return "accept"
+    if "defer" in actions:
+        return "defer"
+    return "accept" if len(actions) > 1 else next(iter(actions))
 
 
 def keeps_headers_only(rule: str) -> bool:
@@ -415,19 +550,23 @@ def parked_kind(rule: str) -> Literal["refused", "screened", "kept"]:
 CANNOT_TAKE_TRIES: Final = 3
 
 
-def over_limit(limit: str, until: float, *, verdict: Decision, first_seen: float, settings: Settings, now: float) -> Decision:
-    """What becomes of an accepted message that a limit keeps waiting: it stays in the queue, or is parked like any other.
+def over_limit(limit: str, until: float, *, verdict: Decision, now: float) -> Decision:
+    """The decision on an accepted message for which a limit has no room.
 
     `limit`: which one is full, as the configuration writes it; `until`: when it has room (Unix seconds).
     """
-    detail = f"{limit}, room in {max(0, until - now):.0f}s"
-    if now - first_seen > settings.timing.give_up_after:
-        made = rule_decision("park", "gave-up", detail=detail, route=verdict.route)
-    else:
-        made = rule_decision("defer", "limit", detail=detail, route=verdict.route)
+    made = rule_decision("defer", "limit", detail=f"{limit}, room in {max(0, until - now):.0f}s", route=verdict.route)
     return made.replace(
         key=verdict.key, thread=verdict.thread, findings=verdict.findings, sender=verdict.sender, trace=verdict.trace
     )
+
+
+def waiting(verdict: Decision, *, first_seen: float, settings: Settings, now: float) -> Decision:
+    """What becomes of a deferral behind the queue: the message stays there, or is parked before Postfix would bounce it."""
+    if verdict.action == "defer" and now - first_seen > settings.timing.give_up_after:
+        gave_up = rule_decision("park", "gave-up", detail=f"{verdict.rule}: {verdict.detail}", route=verdict.route)
+        return verdict.replace(action="park", rule="gave-up", status=gave_up.status, text=gave_up.text, detail=gave_up.detail)
+    return verdict
 
 
 def after_handover(kind: str, *, detail: str, text: str, cannot_take: int, first_seen: float, settings: Settings,

@@ -1,5 +1,7 @@
 """For the app's author: check that a webhook is gatepost's, read it, answer it, and mint keys for the mail that you send.
 
+A webhook brings a message, or asks whether a key is alive (`ask:`, docs/ask.md).
+
 Promises: nothing of a body is looked at before its signature is right; every error is a `ReceiverError` and carries what was
 learned; fields that a later gatepost adds are ignored. Needs Python's standard library and gatepost.keys, no configuration.
 Never: opens a connection or a file; logs; keeps state (telling a repeated id apart is the app's: docs/receiver.md).
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 __all__ = [
+    "KEY_CHECK",
+    "MESSAGE_RECEIVED",
     "BodyError",
     "Envelope",
     "EventTypeError",
@@ -33,6 +37,7 @@ __all__ = [
     "HeaderError",
     "Headers",
     "Key",
+    "KeyCheck",
     "Mailbox",
     "Message",
     "Outgoing",
@@ -44,6 +49,8 @@ __all__ = [
     "Thread",
     "TimestampError",
     "accepted",
+    "key_alive",
+    "key_check",
     "mint_key",
     "outgoing",
     "received",
@@ -52,6 +59,7 @@ __all__ = [
 ]
 
 MESSAGE_RECEIVED: Final = "message.received"
+KEY_CHECK: Final = "key.check"
 TOLERANCE: Final = 300  # seconds: Standard Webhooks' advice; an attempt is signed afresh, so retries are never late
 _VERSION: Final = 1
 _SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - a mark, no secret
@@ -102,10 +110,10 @@ class BodyError(ReceiverError):
 
 
 class EventTypeError(BodyError):
-    """An event that is no message, such as `gatepost.probe`. `type` says which: answer 200 to those you do not know."""
+    """An event of another type, such as `gatepost.probe`. `type` says which: answer 200 to those you do not know."""
 
-    def __init__(self, *, type: str, id: str) -> None:  # noqa: A002
-        super().__init__(f"{type} is not {MESSAGE_RECEIVED}: answer 200 to events that you do not know", path="type", id=id)
+    def __init__(self, *, type: str, id: str, wanted: str = MESSAGE_RECEIVED) -> None:  # noqa: A002
+        super().__init__(f"{type} is not {wanted}: answer 200 to events that you do not know", path="type", id=id)
         self.type = type
 
 
@@ -114,7 +122,7 @@ class SecretError(ReceiverError, ValueError):
 
 
 class Key(Value):
-    """The key that the message came to. `subject` as text; `subject_bytes` is what was minted."""
+    """The key that the message came, or wants to come, to. `subject` as text; `subject_bytes` is what was minted."""
 
     raw: str
     subject: str
@@ -193,7 +201,7 @@ class Finding(Value):
 
 
 class Message(Value):
-    """A webhook whose signature is right: of any type. `received` makes a `Received` of it.
+    """A webhook whose signature is right: of any type. `received` makes a `Received` of it, `key_check` a `KeyCheck`.
 
     `id`: the same on each retry. `timestamp`: of this attempt, Unix seconds. `content`: the whole body, decoded.
     """
@@ -207,6 +215,10 @@ class Message(Value):
     def received(self) -> Received:
         """The message that was received. Raises EventTypeError for another type of event, BodyError for an unreadable body."""
         return received(self)
+
+    def key_check(self) -> KeyCheck:
+        """The question that was asked. Raises EventTypeError for another type of event, BodyError for an unreadable body."""
+        return key_check(self)
 
 
 class Received(Value):
@@ -228,6 +240,21 @@ class Received(Value):
     findings: tuple[Finding, ...]
     limits_hit: tuple[str, ...]
     raw: bytes
+    data: dict[str, Any]
+
+
+class KeyCheck(Value):
+    """A question: is this key alive? Answer 200 with `key_alive`. `id`: another each time. `timestamp`: when asked (UTC).
+
+    `domain`: of the address that somebody writes to. `data` is the webhook's data object whole.
+    """
+
+    id: str
+    version: int
+    timestamp: datetime
+    route: str
+    domain: str
+    key: Key
     data: dict[str, Any]
 
 
@@ -272,6 +299,22 @@ def received(message: Message) -> Received:
     if message.type != MESSAGE_RECEIVED:
         raise EventTypeError(type=message.type, id=message.id)
     return _Reader(message).received()
+
+
+def key_check(message: Message) -> KeyCheck:
+    """The question that a webhook of type `key.check` asks; see `Message.key_check`."""
+    if message.type != KEY_CHECK:
+        raise EventTypeError(type=message.type, id=message.id, wanted=KEY_CHECK)
+    return _Reader(message).key_check()
+
+
+def key_alive(alive: bool) -> bytes:
+    """The body of a 200 answer (application/json) to a `key.check`. TypeError for anything but True and False: what a look-up
+    gives that went wrong must not become a no, which refuses the mail for good.
+    """
+    if not isinstance(alive, bool):
+        raise TypeError(f"alive is True or False, not {type(alive).__name__}: answer 503 where you do not know")
+    return json.dumps({"alive": alive}).encode("ascii")
 
 
 def refuse(text: str) -> bytes:
@@ -400,9 +443,7 @@ class _Reader:
 
     def received(self) -> Received:
         data, path = self._data, "data."
-        version = data.get("version")
-        if version != _VERSION:
-            self._fail("data.version", f"this module reads version {_VERSION}, not {version!r}: update gatepost")
+        self._check_version()
         authentication = data.get("authentication")
         return Received(
             id=self._text(data, "id", path),
@@ -420,6 +461,27 @@ class _Reader:
             data=data,
             authentication=None if authentication is None else self._object(data, "authentication", path),
         )
+
+    def key_check(self) -> KeyCheck:
+        data, path = self._data, "data."
+        self._check_version()
+        key = self._key()
+        if key is None:
+            self._fail("data.key", "object expected")
+        return KeyCheck(
+            id=self._message.id,
+            version=_VERSION,
+            timestamp=self._timestamp(),
+            route=self._text(data, "route", path),
+            domain=self._text(data, "domain", path),
+            key=key,
+            data=data,
+        )
+
+    def _check_version(self) -> None:
+        version = self._data.get("version")
+        if version != _VERSION:
+            self._fail("data.version", f"this module reads version {_VERSION}, not {version!r}: update gatepost")
 
     def _timestamp(self) -> datetime:
         text = self._text(self._message.content, "timestamp", "")

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 __all__ = [
     "DISCOVERY",
     "USUAL_LIMITS",
+    "Ask",
     "KeySettings",
     "LimitSettings",
+    "MilterSettings",
     "ParkedLimits",
     "ParserLimits",
     "Route",
@@ -69,6 +71,14 @@ class Timing(Value):
     lease: float = 180.0
     give_up_after: float = 4 * 86_400.0
 
+    @property
+    def queue_lifetime(self) -> float:
+        """How long a message may be in Postfix's queue (maximal_queue_lifetime): our wiring's value, at least Postfix's 5 days.
+
+        Longer than give_up_after by time for a run at maximal_backoff_time, and for a person.
+        """
+        return max(5 * 86_400.0, self.give_up_after + 86_400.0)
+
 
 class ParkedLimits(Value):
     """Caps of parked mail: age in seconds, bytes in all, and the share of the disk (percent) that must stay free."""
@@ -86,6 +96,7 @@ class Screening(Value):
     bounces: ScreeningAction = "discard"
     lists: ScreeningAction = "accept"
     spam: ScreeningAction = "reject"
+    malformed: ScreeningAction = "accept"
     unauthenticated: ScreeningAction = "accept"
 
 
@@ -104,12 +115,20 @@ class LimitSettings(Value):
     per_route: tuple[tuple[int, float], ...] = ()
 
 
+class Ask(Value):
+    """Where the app says whether a key is alive. `secrets`: HMAC keys, decoded, oldest first; every one signs."""
+
+    url: str
+    secrets: tuple[bytes, ...] = ()
+    ca_file: str = ""
+
+
 class KeySettings(Value):
     """Which keys a route takes.
 
     Of signed keys: `secrets` are UTF-8 bytes, oldest first; the newest signs, any verifies. Of other apps' keys: `kinds` that
     the route takes (none named: all), the `pattern`'s expression, the `file` of a list; `unchecked`: that a made-up key may
-    pass. `revoked`: a file of either.
+    pass; `ask`: who knows whether it is. `revoked`: a file of either.
     """
 
     format: Literal["signed", "gitlab", "zulip", "pattern", "list"] = "signed"
@@ -122,16 +141,22 @@ class KeySettings(Value):
     pattern: str = ""
     file: str = ""
     unchecked: bool = False
+    ask: Ask | None = None
 
 
 class Route(Value):
-    """An address, which keys it takes, its rules and its sinks (names; the first must have the message)."""
+    """An address, which keys it takes, its rules and its sinks (names; the first must have the message).
+
+    `allow`, `deny`: senders as `screening.senders` reads them; no `allow` lets everybody in.
+    """
 
     name: str
     address: str
     keys: KeySettings | None = None
     screening: Screening
     must_match: MustMatch = ""
+    allow: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
     deliver: tuple[str, ...]
 
 
@@ -152,6 +177,22 @@ class Sink(Value):
     secrets: tuple[bytes, ...] = ()
 
 
+class MilterSettings(Value):
+    """The door at SMTP time. `socket`: `unix:/PATH` or `inet:PORT@HOST`, as libmilter writes it.
+
+    `authserv_id`: this host's name in the results that it writes (RFC 8601 2.5), lower case. `authenticate`: which methods are
+    checked; () asks no DNS. `dns`: `ADDRESS:PORT` of resolvers; () is the system's. `dns_deadline`: seconds for all look-ups of
+    a message together. `default_action`: what Postfix does with mail while the milter is down.
+    """
+
+    socket: str
+    authserv_id: str
+    authenticate: tuple[str, ...] = ("spf", "dkim", "dmarc", "arc")
+    dns: tuple[str, ...] = ()
+    dns_deadline: float = 10.0
+    default_action: Literal["tempfail", "accept"] = "tempfail"
+
+
 class Settings(Value):
     """One configuration file, whole."""
 
@@ -165,6 +206,7 @@ class Settings(Value):
     discovery: tuple[str, ...] = DISCOVERY
     sinks: tuple[Sink, ...]
     limits: LimitSettings = LimitSettings()
+    milter: MilterSettings | None = None
     store: str = "/var/lib/gatepost"
     log: str = "syslog"
 
@@ -202,9 +244,12 @@ def from_tree(tree: dict[str, Any]) -> Settings:
                             "secrets": tuple(keys["secrets"]),
                             "former_domains": tuple(keys["former_domains"]),
                             "kinds": tuple(keys["kinds"]),
+                            "ask": keys["ask"] and Ask(**{**keys["ask"], "secrets": tuple(keys["ask"]["secrets"])}),
                         }
                     ),
                     "screening": Screening(**route["screening"]),
+                    "allow": tuple(route["allow"]),
+                    "deny": tuple(route["deny"]),
                     "deliver": tuple(route["deliver"]),
                 }
             )
@@ -218,6 +263,7 @@ def from_tree(tree: dict[str, Any]) -> Settings:
             "limits": LimitSettings(
                 **{name: tuple((count, seconds) for count, seconds in windows) for name, windows in tree["limits"].items()}
             ),
+            "milter": _milter(tree["milter"]),
             "timing": Timing(**tree["timing"]),
             "parked": ParkedLimits(**tree["parked"]),
             "parser": ParserLimits(**tree["parser"]),
@@ -226,3 +272,9 @@ def from_tree(tree: dict[str, Any]) -> Settings:
             ),
         }
     )
+
+
+def _milter(tree: dict[str, Any] | None) -> MilterSettings | None:
+    if tree is None:
+        return None
+    return MilterSettings(**{**tree, "authenticate": tuple(tree["authenticate"]), "dns": tuple(tree["dns"])})

@@ -19,9 +19,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
-    from gatepost.settings import Settings
+    from gatepost.settings import MilterSettings, Settings
 
-__all__ = ["FRAGMENTS", "recipient_pattern", "render", "template_folder"]
+__all__ = ["FRAGMENTS", "QUEUE_DIRECTORY", "milter_endpoint", "recipient_pattern", "render", "template_folder"]
 
 #: The files of postfix/, in the order in which a person reads them.
 FRAGMENTS: Final = ("main.cf", "master.cf", "recipients.regexp", "aliases.regexp", "status.regexp")
@@ -30,10 +30,15 @@ FRAGMENTS: Final = ("main.cf", "master.cf", "recipients.regexp", "aliases.regexp
 _SERVICE: Final = "gatepost"
 #: Seconds that Postfix waits longer than the script's own deadline: to start a Python on a busy host, and to end one.
 _TIME_LIMIT_MARGIN: Final = 30
-#: Seconds between give_up_after and the end of a queue entry: time for a run at maximal_backoff_time, and for a person.
-_QUEUE_LIFETIME_MARGIN: Final = 86_400
+#: Postfix's queue folder, where nobody says another. smtpd works there, and in a chroot sees nothing else.
+QUEUE_DIRECTORY: Final = "/var/spool/postfix"
+#: Seconds that Postfix waits for the milter: to connect; for one answer, the first of a session included; for the answer at
+#: the end of a message, beside `milter.dns_deadline`. The second is longer than store and `ask:` (5 s) may take at RCPT, the
+#: third far below the 10 minutes of a client (RFC 5321 4.5.3.2.6).
+_MILTER_CONNECT: Final = 10
+_MILTER_COMMAND: Final = 30
+_MILTER_CONTENT: Final = 90
 #: Postfix's defaults in seconds, below which the fragment does not go.
-_QUEUE_LIFETIME: Final = 5 * 86_400
 _MINIMAL_BACKOFF: Final = 300
 _MAXIMAL_BACKOFF: Final = 4_000
 #: Seconds by which the first retry comes after the lease.
@@ -91,15 +96,16 @@ def render(
     host: str,
     folder: str,
     user: str = "gatepost",
+    queue_directory: str = QUEUE_DIRECTORY,
 ) -> dict[str, str]:
     """The fragments filled in: file name -> text, in the order of `FRAGMENTS`.
 
     `python`, `pipe_script`, `config` are absolute paths that `user` can reach; `person` is the address, on another host, that
     has mail for postmaster and abuse; `host` is Postfix's myhostname; `folder` is the absolute path where the three maps will
-    lie. Raises ValueError for a value that Postfix would take apart (white space, quotes, `$`, braces, commas) or that cannot
-    work, with its name, and FileNotFoundError without the fragments.
+    lie; `queue_directory` is Postfix's. Raises ValueError for a value that Postfix would take apart (white space, quotes, `$`,
+    braces, commas) or that cannot work, with its name, and FileNotFoundError without the fragments.
     """
-    _check(_PATH, python=python, pipe_script=pipe_script, config=config, folder=folder)
+    _check(_PATH, python=python, pipe_script=pipe_script, config=config, folder=folder, queue_directory=queue_directory)
     _check(_ADDRESS, person=person)
     _check(_HOST, host=host)
     _check(_NAME, user=user)
@@ -131,10 +137,37 @@ def render(
         "BACKOFF": str(backoff),
         "MAX_BACKOFF": str(max(_MAXIMAL_BACKOFF, backoff)),
         "GIVE_UP_AFTER": f"{timing.give_up_after:.10g}",
-        "QUEUE_LIFETIME": str(max(_QUEUE_LIFETIME, ceil(timing.give_up_after) + _QUEUE_LIFETIME_MARGIN)),
+        "QUEUE_LIFETIME": str(ceil(timing.queue_lifetime)),
+        "MILTER": _milter(settings.milter, queue_directory),
     }
     templates = template_folder()
     return {name: _fill((templates / name).read_text(encoding="utf-8"), values) for name in FRAGMENTS}
+
+
+def milter_endpoint(socket: str, queue_directory: str = QUEUE_DIRECTORY) -> str:
+    """`milter.socket` as Postfix writes it: `unix:PATH` or `inet:HOST:PORT`.
+
+    A socket below the queue folder becomes a path relative to it, which smtpd finds with a chroot and without. Any other keeps
+    its path, which only an smtpd without a chroot finds. Raises ValueError for a path that Postfix would take apart.
+    """
+    kind, _, rest = socket.partition(":")
+    if kind == "inet":
+        port, _, host = rest.partition("@")
+        return f"inet:[{host}]:{port}" if ":" in host else f"inet:{host}:{port}"
+    _check(_PATH, **{"milter.socket": rest})
+    return f"unix:{rest.removeprefix(queue_directory.rstrip('/') + '/')}"
+
+
+def _milter(milter: MilterSettings | None, queue_directory: str) -> str:
+    """The setting that names our milter, alone; without one a remark."""
+    if milter is None:
+        return "# (smtpd_milters: none, for gatepost.yml has no `milter:`. docs/wiring.md, The milter)"
+    times = (
+        f"connect_timeout={_MILTER_CONNECT}s, command_timeout={_MILTER_COMMAND}s, "
+        f"content_timeout={_MILTER_CONTENT + ceil(milter.dns_deadline)}s"
+    )
+    endpoint = milter_endpoint(milter.socket, queue_directory)
+    return f"smtpd_milters = {{{endpoint}, {times}, default_action={milter.default_action}}}"
 
 
 def _fill(template: str, values: dict[str, str]) -> str:

@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "log": {"settings"},
     "stores": {"value", "errors", "settings", "digest"},
     "sinks": {"value", "settings", "decision", "digest", "mail"},
+    "ask": {"value", "digest", "sinks"},
     "gateway": {
         "masking",
         "value",
@@ -161,7 +162,7 @@ def test_the_pipe_script_puts_off_what_a_message_does_not_need() -> None:
     code = (
         f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'filter')!r}]\n"
         "import gatepost_filter.transport, gatepost.gateway, gatepost.config, gatepost.mail.canonical, gatepost.log\n"
-        "import gatepost.sinks.maildir, gatepost.sinks.webhook, gatepost.sinks.command\n"
+        "import gatepost.sinks.maildir, gatepost.sinks.webhook, gatepost.sinks.command, gatepost.ask\n"
         "print('\\n'.join(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True, timeout=60)

@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gatepost.client_address import client_network
 from gatepost.settings import USUAL_LIMITS, LimitSettings
 from gatepost.stores import database
 from gatepost.stores.ledger import Claim, Ledger
-from gatepost.stores.limits import Counter, client_network, counters_for
+from gatepost.stores.limits import Counter, counters_for
 
 NOW = 1_800_000_000.0
 LEASE = 180.0

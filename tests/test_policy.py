@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gatepost import policy
-from gatepost.decision import RULES, Decision, Envelope, rule_decision
+from gatepost.decision import RULES, Decision, Envelope, Sender, rule_decision
 from gatepost.keys.keyring import revocation_line
 from gatepost.keys.reply_ids import mint as mint_id
 from gatepost.keys.signed import mint
@@ -163,7 +163,7 @@ ROWS = [
 def decided(row: Row) -> Decision:
     """The decision on a row."""
     to = row.local if "@" in row.local else f"{row.local}@{DOMAIN}"
-    facts = policy.Facts(now=NOW, revoked=REVOKED_FILE, sender_verified=row.verified)  # type: ignore[arg-type]
+    facts = policy.Facts(now=NOW, revoked=REVOKED_FILE, sender=Sender(verified=row.verified))  # type: ignore[arg-type]
     envelope = Envelope(sender=row.sender, recipient=to, queue_id="Q1")
     return policy.decide(envelope, mail(row.head, row.from_), settings(*row.routes, **row.settings), facts)
 
@@ -280,7 +280,7 @@ BEHIND = [
 @pytest.mark.parametrize(("how", "rule", "verified", "sender", "action", "why"), BEHIND)
 def test_a_refusal_behind_the_queue(how: str, rule: str, verified: bool, sender: str, action: str, why: str) -> None:
     """after_queue says what becomes of a refusal where it would be a bounce; the rule stays."""
-    facts = policy.Facts(now=NOW, mail_from_verified=verified)
+    facts = policy.Facts(now=NOW, sender=Sender(mail_from_verified=verified))
     envelope = Envelope(sender=sender, recipient=f"x@{DOMAIN}")
     result = policy.behind_queue(rule_decision("reject", rule), settings(after_queue=how), facts, envelope)
     assert (result.action, result.rule) == (action, rule), why

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gatepost import policy
-from gatepost.decision import Decision, Envelope, Finding
+from gatepost.decision import Decision, Envelope, Finding, Sender
 from gatepost.frozen import freeze, thaw
 from gatepost.mail.canonical import from_pipe
 from gatepost.mail.message import Message, parse
@@ -287,12 +287,12 @@ def test_what_the_door_knows_of_the_sender() -> None:
     """The door's word counts before what is written in the message; a From that names nobody stays nobody's."""
     case = next(case for case in cases() if case.id == "sender/dmarc-fail-accepted")
     envelope = Envelope(sender=case.sender, recipient=case.recipient, queue_id=case.queue_id)
-    facts = FACTS.replace(sender_verified="yes")
+    facts = FACTS.replace(sender=Sender(verified="yes"))
     assert policy.decide(envelope, message(case.raw), SETTINGS, FACTS).sender.verified == "no"
     assert policy.decide(envelope, message(case.raw), SETTINGS, facts).sender.verified == "yes"
     two = case.raw.replace(b"From: Rikke <rikke@example.org>", b"From: Rikke <rikke@example.org>, b@example.org")
     assert policy.decide(envelope, message(two), SETTINGS, facts).sender.verified == "no"
-    helo = facts.replace(sender_verified="unknown", mail_from_verified=True)
+    helo = facts.replace(sender=Sender(mail_from_verified=True))
     assert policy.decide(envelope, message("From: a@example.org\n\n"), SETTINGS, helo).sender.mail_from_verified
 
 

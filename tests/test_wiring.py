@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 import re
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from gatepost import wiring
 from gatepost.decision import RULES
-from gatepost.settings import ParkedLimits, ParserLimits, Route, Screening, Settings, Timing
+from gatepost.settings import MilterSettings, ParkedLimits, ParserLimits, Route, Screening, Settings, Timing
 
 GIVEN = {
     "python": "/opt/gatepost/current/bin/python",
@@ -22,7 +22,7 @@ GIVEN = {
 }
 
 
-def settings(*addresses: str, timing: Timing | None = None) -> Settings:
+def settings(*addresses: str, timing: Timing | None = None, milter: MilterSettings | None = None) -> Settings:
     """Settings with one route for each address."""
     routes = tuple(
         Route(name=f"route{number}", address=address, screening=Screening(), deliver=("app",))
@@ -35,13 +35,21 @@ def settings(*addresses: str, timing: Timing | None = None) -> Settings:
         parked=ParkedLimits(),
         parser=ParserLimits(),
         sinks=(),
+        milter=milter,
     )
 
 
-def render(*addresses: str, timing: Timing | None = None, **changes: str) -> dict[str, str]:
+def render(
+    *addresses: str, timing: Timing | None = None, milter: MilterSettings | None = None, **changes: str
+) -> dict[str, str]:
     """The fragments for these addresses."""
     given: dict[str, Any] = {**GIVEN, **changes}
-    return wiring.render(settings(*addresses, timing=timing), **given)
+    return wiring.render(settings(*addresses, timing=timing, milter=milter), **given)
+
+
+def milter(socket: str, *, deadline: float = 10.0, action: Literal["tempfail", "accept"] = "tempfail") -> MilterSettings:
+    """A milter that listens there."""
+    return MilterSettings(socket=socket, authserv_id="mx.example.com", dns_deadline=deadline, default_action=action)
 
 
 def parameters(main_cf: str) -> dict[str, str]:
@@ -149,6 +157,47 @@ def test_postfix_waits_longer_than_gatepost(timing: Timing, limit: str, backoff:
     assert main["bounce_queue_lifetime"] == "$maximal_queue_lifetime", why
 
 
+TIMES = "connect_timeout=10s, command_timeout=30s, content_timeout=100s"
+MILTERS = [
+    # the milter, Postfix's queue folder ("" = the usual), smtpd_milters, why
+    (milter("unix:/var/spool/postfix/gatepost/milter.sock"), "",
+     f"{{unix:gatepost/milter.sock, {TIMES}, default_action=tempfail}}", "below the queue folder: relative to it"),
+    (milter("unix:/srv/postfix/milter.sock"), "/srv/postfix/",
+     f"{{unix:milter.sock, {TIMES}, default_action=tempfail}}", "another queue folder"),
+    (milter("unix:/var/spool/postfix-2/milter.sock"), "",
+     f"{{unix:/var/spool/postfix-2/milter.sock, {TIMES}, default_action=tempfail}}", "a folder that only begins so"),
+    (milter("unix:/run/gatepost/milter.sock", action="accept"), "",
+     f"{{unix:/run/gatepost/milter.sock, {TIMES}, default_action=accept}}", "elsewhere, and others have mail here"),
+    (milter("inet:8891@127.0.0.1"), "", f"{{inet:127.0.0.1:8891, {TIMES}, default_action=tempfail}}", "TCP: host and port"),
+    (milter("inet:8891@::1"), "", f"{{inet:[::1]:8891, {TIMES}, default_action=tempfail}}", "TCP, IPv6"),
+    (milter("unix:/a", deadline=59.5), "",
+     f"{{unix:/a, {TIMES.replace('100s', '150s')}, default_action=tempfail}}", "long look-ups"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("given", "queue", "expected", "why"), MILTERS, ids=[row[3] for row in MILTERS])
+def test_the_milter_is_named_as_postfix_names_it(given: MilterSettings, queue: str, expected: str, why: str) -> None:
+    """One milter, in braces, with times and action of its own: those of other milters stay as they are."""
+    queue = queue or wiring.QUEUE_DIRECTORY
+    main = parameters(render("reply+%{key}@in.example.com", milter=given, queue_directory=queue)["main.cf"])
+    assert main["smtpd_milters"] == expected, why
+    assert not {name for name in main if "milter" in name} - {"smtpd_milters"}
+
+
+def test_without_a_milter_none_is_named() -> None:
+    """The fragment leaves smtpd_milters alone, for another milter may be there, and says where to read on."""
+    text = render("reply+%{key}@in.example.com")["main.cf"]
+    assert not any("milter" in name for name in parameters(text))
+    assert "gatepost.yml has no `milter:`" in text
+
+
+@pytest.mark.parametrize("path", ["/run/a b", "/run/a,b", "/run/a{b", "/run/a}", "/run/$a", "run/a", ""])
+def test_a_socket_that_postfix_would_take_apart_is_refused(path: str) -> None:
+    """A path may add neither an option nor another milter."""
+    with pytest.raises(ValueError, match=r"^milter\.socket: "):
+        render("reply+%{key}@in.example.com", milter=milter(f"unix:{path}"))
+
+
 def test_the_belt_lets_through_what_the_rules_may_say_and_nothing_else() -> None:
     """The belt names exactly the permanent codes in decision.RULES."""
     table = render("reply+%{key}@in.example.com")["status.regexp"]
@@ -174,6 +223,7 @@ REFUSED = [
     ("config", "/etc/a.yml\nflags=u", "a new line"),
     ("folder", "maps", "not absolute"),
     ("folder", "/etc/a,b", "a comma ends an entry"),
+    ("queue_directory", "spool", "not absolute"),
     ("person", "person", "no domain"),
     ("person", "a@example.org, b@example.org", "two"),
     ("person", "$1@example.org", "a macro of the table"),

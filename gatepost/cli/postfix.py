@@ -14,7 +14,7 @@ import gatepost
 from gatepost.cli import add_common
 from gatepost.config import load
 from gatepost.errors import GatepostError
-from gatepost.wiring import render
+from gatepost.wiring import QUEUE_DIRECTORY, render
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", metavar="NAME", default=socket.getfqdn(), help="myhostname (default: %(default)s)")
     parser.add_argument("--user", default="gatepost", help="whom the script runs as (default: %(default)s)")
     parser.add_argument("--folder", default="/etc/postfix/gatepost", help="where the maps will lie (default: %(default)s)")
+    parser.add_argument("--queue-directory", default=QUEUE_DIRECTORY, metavar="FOLDER",
+                        help="Postfix's, below which the milter's socket lies (default: %(default)s)")  # fmt: skip
     parser.add_argument("--write", metavar="FOLDER", help="write the files there instead of printing them")
     parser.set_defaults(run=run)
 
@@ -48,6 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
             host=arguments.host,
             folder=arguments.folder,
             user=arguments.user,
+            queue_directory=arguments.queue_directory,
         )
         if arguments.write:
             _write(arguments.write, files)

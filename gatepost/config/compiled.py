@@ -20,8 +20,10 @@ from gatepost.config.source import read_config, read_secrets
 from gatepost.digest import sha256
 from gatepost.errors import ConfigError
 from gatepost.settings import (
+    Ask,
     KeySettings,
     LimitSettings,
+    MilterSettings,
     ParkedLimits,
     ParserLimits,
     Route,
@@ -41,7 +43,7 @@ __all__ = ["COPY_NAME", "load_compiled"]
 COPY_NAME = "config.compiled"
 
 #: Raise it when the same files must give another tree: the copies of before are then stale.
-_FORMAT = 5
+_FORMAT = 6
 _MAGIC = b"gatepost config\n"
 _DIGEST = 32
 _HEAD = len(_MAGIC) + 2 * _DIGEST
@@ -78,10 +80,8 @@ def _store_folder(data: bytes) -> str:
 
 def _key(path: str, data: bytes) -> bytes:
     """What a copy was made from and by: file, bytes, this version, this Python, and the fields that settings have."""
-    fields = [
-        kind._fields
-        for kind in (Settings, Route, KeySettings, LimitSettings, Screening, Sink, Timing, ParkedLimits, ParserLimits)
-    ]
+    kinds = (Settings, Route, KeySettings, Ask, MilterSettings, LimitSettings, Screening, Sink, Timing, ParkedLimits, ParserLimits)
+    fields = [kind._fields for kind in kinds]
     maker = repr((_FORMAT, __version__, sys.hexversion, os.path.abspath(path), fields))
     return sha256(maker.encode("utf-8", "surrogatepass"), b"\0", data)
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "absolute_path",
+    "address_and_port",
     "choice",
     "count",
     "duration",
@@ -29,8 +30,10 @@ __all__ = [
     "key_secret",
     "label",
     "log_target",
+    "milter_socket",
     "percent",
     "rate",
+    "sender_entry",
     "size",
     "slug",
     "store_folder",
@@ -56,6 +59,8 @@ _BYTES = {
 _SIZE = re.compile(r"([0-9]{1,15}) ?([A-Za-z]{0,3})")
 _PERCENT = re.compile(r"([0-9]{1,2}(?:\.[0-9]{1,2})?)%")
 _RATE = re.compile(r"([0-9]{1,9})/(.*)")
+#: sun_path has 108 with its NUL (unix(7)).
+_SOCKET_PATH_BYTES = 107
 _SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?")
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 #: RFC 1034 3.5 and RFC 1123 2.1; the last label of a name is never all digits, or it would read as an address.
@@ -222,6 +227,62 @@ def log_target(text: str) -> str:
     if not text.startswith("/"):
         raise ValueError(f"{shown(text)} is neither syslog nor an absolute path{suggestion(text, ('syslog',))}")
     return absolute_path(text)
+
+
+def milter_socket(text: str) -> str:
+    """Where the milter listens, as libmilter writes it: `unix:/PATH`, or `inet:PORT@ADDRESS` on this host's loopback."""
+    kind, _, rest = text.partition(":")
+    if kind in ("unix", "local"):
+        path = absolute_path(rest)
+        if len(path) > _SOCKET_PATH_BYTES:
+            raise ValueError(f"{shown(text)}: a socket's path has at most {_SOCKET_PATH_BYTES} bytes (unix(7))")
+        return f"unix:{path}"
+    port, _, host = rest.partition("@")
+    if kind != "inet" or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65_536:
+        raise ValueError(f"{shown(text)} is no socket: write unix:/PATH or inet:PORT@127.0.0.1")
+    if not _is_loopback(host):
+        raise ValueError(f"{shown(text)}: whoever reaches it may ask which keys live: write inet:{port}@127.0.0.1")
+    return f"inet:{int(port)}@{host}"
+
+
+def address_and_port(text: str) -> str:
+    """A DNS server: an IPv4 or IPv6 address, with or without a port: `127.0.0.1:53`, `[::1]:53`."""
+    address, port = text, "53"
+    if text.startswith("["):
+        address, _, rest = text[1:].partition("]")
+        port = rest.removeprefix(":") or "53"
+    elif text.count(":") == 1:
+        address, _, port = text.partition(":")
+    try:
+        known = ipaddress.ip_address(address)
+    except ValueError:
+        raise ValueError(f"{shown(text)} is no address of a DNS server, such as 127.0.0.1 or 127.0.0.1:53") from None
+    if not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65_536:
+        raise ValueError(f"{shown(text)}: a port is 1 to 65535")
+    return f"[{known}]:{int(port)}" if known.version == 6 else f"{known}:{int(port)}"
+
+
+def sender_entry(text: str) -> str:
+    """An entry of sender.allow or sender.deny: an address, a domain, `.` and a domain for all below it, or a network."""
+    wanted = "write person@example.org, example.org, .example.org (all below it) or 192.0.2.0/24"
+    local, at, domain = text.rpartition("@")
+    if at:
+        if not local or not local.isascii() or not local.isprintable() or any(char in local for char in ' "@<>(),;:\\[]'):
+            raise ValueError(f"{shown(text)} is no address without quotes: {wanted}")
+        return f"{local.lower()}@{host_name(domain)}"
+    try:
+        network = ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        network = None
+    if network is not None:
+        if "/" in text and ipaddress.ip_address(text.partition("/")[0]) != network.network_address:
+            raise ValueError(f"{shown(text)} has bits behind its prefix: write {network}")
+        return str(network)
+    try:
+        name = host_name(text.removeprefix("."))
+    except ValueError:
+        raise ValueError(f"{shown(text)} is no sender: {wanted}") from None
+    return f".{name}" if text.startswith(".") else name
 
 
 def file_name(folder: str) -> Callable[[str], str]:

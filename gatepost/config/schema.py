@@ -12,6 +12,7 @@ from gatepost.config.nodes import Text
 from gatepost.config.notes import Notes, shown, suggestion
 from gatepost.config.scalars import (
     absolute_path,
+    address_and_port,
     choice,
     count,
     duration,
@@ -19,8 +20,10 @@ from gatepost.config.scalars import (
     host_name,
     label,
     log_target,
+    milter_socket,
     percent,
     rate,
+    sender_entry,
     size,
     slug,
     store_folder,
@@ -34,6 +37,7 @@ from gatepost.settings import (
     DISCOVERY,
     USUAL_LIMITS,
     KeySettings,
+    MilterSettings,
     ParkedLimits,
     ParserLimits,
     Screening,
@@ -53,16 +57,26 @@ if TYPE_CHECKING:
 
 __all__ = ["Draft", "SecretUse", "check"]
 
-_NOT_YET = "is not in this version"
 #: Postfix's defaults, in seconds (postconf(5)): minimal_backoff_time 300s, maximal_queue_lifetime 5d.
 _MINIMAL_BACKOFF = 300
 _MAXIMAL_QUEUE_LIFETIME = 5 * 86_400
+#: Seconds, well below the 300s of milter_content_timeout (postconf(5)) and the 10 minutes of a client (RFC 5321 4.5.3.2.6).
+_LONGEST_DNS = 60
 #: Seconds, below command_time_limit's default of 1000s.
 _LONGEST_DEADLINE = 900
 
 _screening_action = scalar(choice("accept", "discard", "reject", "park"))
 _screening: Table = dict.fromkeys(Screening._fields, _screening_action)
-_sender: Table = {"must-match": scalar(choice("reject", "park", "flag"))}
+_senders = listed(scalar(sender_entry))
+_sender: Table = {"must-match": scalar(choice("reject", "park", "flag")), "allow": _senders, "deny": _senders}
+_milter: Table = {
+    "socket": scalar(milter_socket),
+    "authserv_id": scalar(host_name),
+    "authenticate": listed(scalar(choice(*MilterSettings.authenticate))),
+    "dns": listed(scalar(address_and_port)),
+    "dns_deadline": scalar(duration),
+    "default_action": scalar(choice("tempfail", "accept")),
+}
 _rates = listed(scalar(rate))
 _limits: Table = dict.fromkeys(("per_key", "per_sender", "per_route"), _rates)
 _timing: Table = dict.fromkeys(Timing._fields, scalar(duration))
@@ -78,10 +92,12 @@ _elsewhere = {
     **dict.fromkeys(_parked, "parked:"),
     **dict.fromkeys(_limits, "limits:"),
     **dict.fromkeys(_screening, "screening:"),
+    **dict.fromkeys(_milter, "milter:"),
     **dict.fromkeys(("address", "deliver", "keys"), "a route"),
     **dict.fromkeys(("webhook", "maildir", "command", "confirm"), "a sink"),
     "secret": "a route's keys: or a sink",
     "must-match": "a route's sender:",
+    **dict.fromkeys(("allow", "deny"), "sender:"),
 }
 
 
@@ -101,6 +117,8 @@ class _General(Value):
 
     screening: dict[str, str]
     must_match: str
+    allow: list[str]
+    deny: list[str]
 
 
 class Draft(Value):
@@ -118,10 +136,17 @@ def check(root: Node, notes: Notes, folder: str) -> Draft:
     """Reads the whole document; relative files are meant from `folder` (absolute). Problems go to `notes`."""
     top = section(root, notes, "the configuration", _top(folder), required=("routes", "sinks"), elsewhere=_elsewhere)
     timing = _timing_tree(top, notes)
-    general = _General(screening=_sub(top, "screening").values, must_match=_sub(top, "sender").get("must-match", ""))
+    sender = _sub(top, "sender")
+    general = _General(
+        screening=_sub(top, "screening").values,
+        must_match=sender.get("must-match", ""),
+        allow=sender.get("allow", []),
+        deny=sender.get("deny", []),
+    )
     sinks, sink_uses, ca_files = _sinks(top.nodes.get("sinks"), notes, folder)
     names = {entry.name.text for entry in entries(top.nodes.get("sinks"))}
-    routes, route_uses = _routes(top, notes, general, names if "sinks" in top.nodes else None)
+    webhooks = {use.owner["name"]: (use, use.owner) for use in sink_uses}
+    routes, route_uses = _routes(top, notes, general, names if "sinks" in top.nodes else None, webhooks)
     parked = _sub(top, "parked")
     tree = {
         "trusted": top.get("trusted", []),
@@ -136,6 +161,7 @@ def check(root: Node, notes: Notes, folder: str) -> Draft:
         "parser": {name: value for name, value in _sub(top, "parser").values.items() if name != "recipient_fields"},
         "discovery": _sub(top, "parser").get("recipient_fields", list(DISCOVERY)),
         "limits": _limits_tree(top),
+        "milter": _milter_tree(top, notes),
         "sinks": sinks,
         "store": top.get("store", Settings.store),
         "log": top.get("log", Settings.log),
@@ -171,7 +197,7 @@ def _top(folder: str) -> Table:
         "secrets": scalar(file_name(folder)),
         "store": scalar(store_folder),
         "log": scalar(log_target),
-        "milter": later(None),
+        "milter": mapped(_milter, required=("socket", "authserv_id")),
         "lmtp": later(None),
         "mailboxes": later(None),
     }
@@ -214,7 +240,8 @@ def _key_table(folder: str) -> Table:
         "pattern": scalar(_expression),
         "file": scalar(file_name(folder)),
         "unchecked": scalar(truth),
-        "ask": _not_yet,
+        "ask": scalar(webhook_url),
+        "ask_secret": scalar(label),
     }
 
 
@@ -224,10 +251,6 @@ def _expression(text: str) -> str:
 
     parse(text)
     return text
-
-
-def _not_yet(node: Node, notes: Notes, name: str) -> None:
-    notes.problem(node, f"{name}: {_NOT_YET}; use format: signed, whose keys need no asking, or unchecked: true")
 
 
 def _timing_tree(top: Section, notes: Notes) -> dict[str, float]:
@@ -268,6 +291,25 @@ def _timing_tree(top: Section, notes: Notes) -> dict[str, float]:
     return times
 
 
+def _milter_tree(top: Section, notes: Notes) -> dict[str, Any] | None:
+    """The milter's settings, None where there is none."""
+    milter = _sub(top, "milter")
+    if "milter" not in top.values:
+        return None
+    if milter.get("dns_deadline", 0.0) > _LONGEST_DNS:
+        notes.problem(milter.nodes["dns_deadline"], f"dns_deadline: more than {_LONGEST_DNS}s; no client should wait so long")
+    return {
+        "socket": milter.get("socket", ""),
+        "authserv_id": milter.get("authserv_id", ""),
+        **milter.good(
+            authenticate=list(MilterSettings.authenticate),
+            dns=[],
+            dns_deadline=MilterSettings.dns_deadline,
+            default_action=MilterSettings.default_action,
+        ),
+    }
+
+
 def _limits_tree(top: Section) -> dict[str, list[tuple[int, float]]]:
     """Nothing is limited without `limits:`; with it, key and sender have the usual windows unless it says otherwise."""
     if not top.wrote("limits"):
@@ -281,6 +323,7 @@ def _routes(
     notes: Notes,
     general: _General,
     sinks: set[str] | None,
+    webhooks: dict[str, tuple[SecretUse, dict[str, Any]]],
 ) -> tuple[list[dict[str, Any]], list[SecretUse]]:
     """The routes as trees, in their order, and the secrets that they name."""
     trees: list[dict[str, Any]] = []
@@ -291,6 +334,8 @@ def _routes(
         trees.append(tree)
         if tree["keys"]:
             uses += _key_use(_sub(route, "keys"), tree["keys"])
+            if tree["keys"]["ask"]:
+                uses += _ask_use(_sub(route, "keys"), tree, webhooks, notes)
         if sinks is not None:
             _refuse_unknown_sinks(route, notes, sinks)
         _refuse_repeats(items(route.nodes.get("deliver")), notes, "deliver")
@@ -332,6 +377,8 @@ def _route(route: Section, notes: Notes, general: _General) -> dict[str, Any]:
             name: screening.get(name, general.screening.get(name, getattr(Screening, name))) for name in Screening._fields
         },
         "must_match": must_match,
+        "allow": _sub(route, "sender").get("allow", general.allow),
+        "deny": list(dict.fromkeys((*general.deny, *_sub(route, "sender").get("deny", [])))),
         "deliver": route.get("deliver", []),
     }
 
@@ -349,6 +396,7 @@ def _key_tree(keys: Section) -> dict[str, Any]:
         "pattern": keys.get("pattern", ""),
         "file": keys.get("file", ""),
         "unchecked": keys.get("unchecked", False),
+        "ask": {"url": keys.get("ask"), "secrets": [], "ca_file": ""} if "ask" in keys.values else None,
     }
 
 
@@ -385,8 +433,15 @@ def _agree_on_keys(keys: Section, notes: Notes) -> None:
     if form in CANNOT_TELL and keys.get("unchecked") is not True and not keys.wrote("ask"):
         notes.problem(
             keys.nodes["format"],
-            (f"format: {form} cannot tell a live key from a made-up one: write unchecked: true if your app checks its keys"),
+            (
+                f"format: {form} cannot tell a live key from a made-up one: name a URL under ask: where your app says it, "
+                "or write unchecked: true if your app checks its keys itself"
+            ),
         )
+    if "ask_secret" in keys.nodes and not keys.wrote("ask"):
+        notes.problem(keys.nodes["ask_secret"], "ask_secret: signs the question of ask:, and there is no ask:")
+    if "ask" in keys.nodes and keys.get("unchecked") is True:
+        notes.problem(keys.nodes["ask"], "ask: the app is asked, so its keys are checked: take unchecked: true out")
 
 
 def _key_use(keys: Section, tree: dict[str, Any]) -> list[SecretUse]:
@@ -394,6 +449,25 @@ def _key_use(keys: Section, tree: dict[str, Any]) -> list[SecretUse]:
         return []
     node = keys.nodes["secret"]
     return [SecretUse(name=tree["secret"], kind="key", line=node.line, column=node.column, owner=tree)]
+
+
+def _ask_use(
+    keys: Section, route: dict[str, Any], webhooks: dict[str, tuple[SecretUse, dict[str, Any]]], notes: Notes
+) -> list[SecretUse]:
+    """What signs the question: `ask_secret`, or else the secret of the first webhook that the route delivers to."""
+    owner, place = route["keys"]["ask"], keys.nodes["ask"]
+    sink = next((webhooks[name] for name in route["deliver"] if name in webhooks), None)
+    if sink is not None:
+        owner["ca_file"] = sink[1]["ca_file"]
+    if keys.wrote("ask_secret"):
+        if "ask_secret" not in keys.values:
+            return []
+        place = keys.nodes["ask_secret"]
+        return [SecretUse(name=keys.get("ask_secret"), kind="webhook", line=place.line, column=place.column, owner=owner)]
+    if sink is None:
+        notes.problem(place, "ask: no webhook of this route has a secret to sign the question with: name one under ask_secret:")
+        return []
+    return [sink[0].replace(owner=owner)]
 
 
 def _refuse_repeats(nodes: tuple[Node, ...], notes: Notes, name: str) -> None:

@@ -112,6 +112,7 @@ def _expected(subject: Subject, instance: Instance) -> tuple[Service, dict[str, 
         person=_PERSON,
         host=instance.parameter("myhostname"),
         folder=f"{instance.folder}/gatepost",
+        queue_directory=instance.parameter("queue_directory"),
     )
     master = " ".join(line for line in files["master.cf"].splitlines() if line.strip() and not line.startswith("#"))
     service = parse_service(master)

@@ -35,10 +35,15 @@ class Passage(Value):
     trusted: bool = False
 
 
-def passage(envelope: Envelope, message: Message, trusted: tuple[str, ...], limit: int) -> Passage:
-    """Reads at most `limit` + 1 Received fields (RFC 5321 4.4), newest first as they stand."""
+def passage(
+    envelope: Envelope, message: Message, trusted: tuple[str, ...], limit: int, *, direct: bool = False
+) -> Passage:  # fmt: skip
+    """Reads at most `limit` + 1 Received fields (RFC 5321 4.4), newest first as they stand.
+
+    `direct`: this host saw that its client was none of the trusted ones; a field that says otherwise is forged.
+    """
     fields = tuple(received(field.value) for field in message.headers.all("received")[: limit + 1])
-    hosts = list(trusted)
+    hosts = [] if direct and fields else list(trusted)
     if fields and envelope.queue_id and fields[0].id == envelope.queue_id and fields[0].by not in hosts:
         hosts.append(fields[0].by)
     own = 0

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     Plain = None | int | str | list["Plain"] | tuple["Plain", ...] | dict[str, "Plain"]
 
-__all__ = ["VERSION", "body"]
+__all__ = ["VERSION", "body", "encode"]
 
 #: The version of `data`; it grows when a field is removed or changes its meaning, not when one is added.
 VERSION: Final = 1
@@ -33,7 +33,7 @@ VERSION: Final = 1
 
 def body(delivery: Delivery) -> bytes:
     """The request's body, whole."""
-    head = _encode(
+    head = encode(
         {
             "type": "message.received",
             "timestamp": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(delivery.received_at)),
@@ -107,8 +107,8 @@ def _mailboxes(field: Mailboxes) -> Plain:
     return [{"address": each.address, "name": each.name} for each in field.list]
 
 
-def _encode(value: Plain) -> str:
-    """JSON (RFC 8259) without white space, keys in the order given. The depth is that of `_data`, whatever the message."""
+def encode(value: Plain) -> str:
+    """JSON (RFC 8259) without white space, keys in the order given. The depth is the caller's to bound; `_data` has its own."""
     if isinstance(value, str):
         return _quote(_clean(value))
     if value is None:
@@ -116,8 +116,8 @@ def _encode(value: Plain) -> str:
     if isinstance(value, int):
         return str(value)
     if isinstance(value, dict):
-        return "{" + ",".join([f"{_quote(name)}:{_encode(each)}" for name, each in value.items()]) + "}"
-    return "[" + ",".join([_encode(each) for each in value]) + "]"
+        return "{" + ",".join([f"{_quote(name)}:{encode(each)}" for name, each in value.items()]) + "}"
+    return "[" + ",".join([encode(each) for each in value]) + "]"
 
 
 def _clean(text: str) -> str:

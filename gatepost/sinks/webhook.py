@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from gatepost.sinks.delivery import Delivery, OutcomeKind
     from gatepost.sinks.http_post import Answer
 
-__all__ = ["deliver", "judge", "signature"]
+__all__ = ["deliver", "judge", "signature", "signed_fields"]
 
 #: Characters of an app's explanation that the log gets.
 _EXPLANATION: Final = 120
@@ -45,16 +45,7 @@ _MEND: Final = {
 def deliver(sink: Sink, delivery: Delivery, *, deadline: float, now: Callable[[], float]) -> Outcome:
     """One attempt. `deadline`: time.monotonic() seconds. `now`: Unix seconds, for the signature."""
     kind, body = _body(sink, delivery)
-    stamp = str(int(now()))
-    fields = [
-        ("User-Agent", f"gatepost/{__version__}"),
-        ("Content-Type", kind),
-        ("webhook-id", delivery.id),
-        ("webhook-timestamp", stamp),
-    ]
-    if sink.secrets:
-        signed = " ".join(signature(secret, delivery.id, stamp, body) for secret in sink.secrets)
-        fields.append(("webhook-signature", signed))
+    fields = signed_fields(sink.secrets, delivery.id, kind, body, now=now())
     try:
         answer = post(parse_url(sink.target), fields, body, ca_file=sink.ca_file, deadline=deadline)
     except WireError as error:
@@ -71,6 +62,20 @@ def _body(sink: Sink, delivery: Delivery) -> tuple[str, bytes]:
     from gatepost.sinks.envelope_json import body
 
     return "application/json", body(delivery)
+
+
+def signed_fields(secrets: tuple[bytes, ...], webhook_id: str, kind: str, body: bytes, *, now: float) -> list[tuple[str, str]]:
+    """A signed request's fields. `secrets`: every one signs; none: no signature. `kind`: Content-Type. `now`: Unix seconds."""
+    stamp = str(int(now))
+    fields = [
+        ("User-Agent", f"gatepost/{__version__}"),
+        ("Content-Type", kind),
+        ("webhook-id", webhook_id),
+        ("webhook-timestamp", stamp),
+    ]
+    if secrets:
+        fields.append(("webhook-signature", " ".join(signature(secret, webhook_id, stamp, body) for secret in secrets)))
+    return fields
 
 
 def signature(secret: bytes, webhook_id: str, timestamp: str, body: bytes) -> str:

@@ -85,6 +85,16 @@ _MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         ) WITHOUT ROWID""",
         "CREATE INDEX counted_until ON counted (until)",
     ),
+    (
+        # The token of each message that was judged before Postfix queued it.
+        """CREATE TABLE token (
+            token BLOB PRIMARY KEY NOT NULL,
+            queue_id TEXT NOT NULL,
+            at REAL NOT NULL,
+            binding BLOB NOT NULL
+        ) WITHOUT ROWID""",
+        "CREATE INDEX token_at ON token (at)",
+    ),
 )
 
 #: By SQLite's primary result code: what a person can do (https://www.sqlite.org/rescode.html).
@@ -115,18 +125,20 @@ class Transaction:
     """`with Transaction(database, path):` is one BEGIN IMMEDIATE ... COMMIT, rolled back where the body raises.
 
     IMMEDIATE, because a transaction that reads first and writes then fails at once where another wrote in between, and
-    busy_timeout does not help it. Raises StoreError for what SQLite or the disk says, in the body too.
+    busy_timeout does not help it. `writes` False: the body only reads, sees one state of the store, and waits for no writer.
+    Raises StoreError for what SQLite or the disk says, in the body too.
     """
 
-    def __init__(self, database: sqlite3.Connection, path: str) -> None:
+    def __init__(self, database: sqlite3.Connection, path: str, *, writes: bool = True) -> None:
         self._database = database
         self._path = path
+        self._begin = "BEGIN IMMEDIATE" if writes else "BEGIN"
 
     def __enter__(self) -> sqlite3.Connection:
         try:
             if self._database.in_transaction:  # a signal came between BEGIN and the body of an earlier one
                 self._database.execute("ROLLBACK")
-            self._database.execute("BEGIN IMMEDIATE")
+            self._database.execute(self._begin)
         except sqlite3.Error as error:
             raise _explained(self._path, error) from error
         return self._database
@@ -169,8 +181,10 @@ def close(database: sqlite3.Connection, path: str) -> None:
         raise _explained(path, error) from error
 
 
-def open_database(folder: str, *, busy_timeout: float = 10.0) -> sqlite3.Connection:
+def open_database(folder: str, *, busy_timeout: float = 10.0, any_thread: bool = False) -> sqlite3.Connection:
     """The store in `folder`, made where there was none. `busy_timeout`: seconds to wait for another's lock.
+
+    `any_thread`: not only the thread that opens it may use the connection; the caller sees to it that only one does at a time.
 
     Raises StoreError where it is gone, empty, damaged, of a newer gatepost, locked for too long, not ours to write, or where
     the disk is full. The connection is in autocommit mode: write through `Transaction`. A process that ends soon should leave
@@ -188,7 +202,7 @@ def open_database(folder: str, *, busy_timeout: float = 10.0) -> sqlite3.Connect
             raise StoreError(f"{path}: is empty, it was cut off: restore a copy, docs/store.md says how")
         if not os.access(path, os.R_OK | os.W_OK):  # SQLite would give its journal the same mode, and leave it so for ever
             raise StoreError(f"{path}: may not be read and written: {_MENDS[8]}")
-        database = _connect(path, busy_timeout)
+        database = _connect(path, busy_timeout, any_thread)
     except (sqlite3.Error, OSError) as error:
         raise _explained(path, error) from error
     try:
@@ -213,10 +227,12 @@ def _not_as_root(folder: str) -> None:
             raise StoreError(f"{folder}: belongs to user {owner}: run this as that user, not as root")
 
 
-def _connect(path: str, busy_timeout: float) -> sqlite3.Connection:
+def _connect(path: str, busy_timeout: float, any_thread: bool = False) -> sqlite3.Connection:
     """Opens what is there; mode=rw, because SQLite would make a missing file."""
     quoted = path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
-    return sqlite3.connect(f"file:{quoted}?mode=rw", timeout=busy_timeout, isolation_level=None, uri=True)
+    return sqlite3.connect(
+        f"file:{quoted}?mode=rw", timeout=busy_timeout, isolation_level=None, uri=True, check_same_thread=not any_thread
+    )
 
 
 def _prepare(database: sqlite3.Connection, path: str) -> None:

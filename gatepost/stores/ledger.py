@@ -1,9 +1,9 @@
 """The ledger: what was first seen when, how it was judged, who is handing it over, and what became of it.
 
 Promises: of all runs that claim one delivery at once exactly one gets it; each claim has a fence, and only the newest fence
-can finish. A message is judged once: when it first passes its limits; later claims get that judgement. Of a limit of n
-exactly n pass, however many processes ask. Every method is one short transaction; killed at any point, the ledger is as it
-was before or after it. What `finish` returned True for survives a power cut.
+can finish. A message is judged once: when it first passes its limits, here or in `judge`; later claims get that judgement. Of a
+limit of n exactly n pass, however many processes ask. Every method is one short transaction; killed at any point, the ledger is
+as it was before or after it. What `judge` and `finish` wrote survives a power cut.
 Never: an address or a counted key in the clear (keyed hashes only); a decision (gateway and policy take those); a wait for a
 lease.
 """
@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 
     from gatepost.stores.limits import Counter, Window
 
-__all__ = ["Claim", "Ledger", "Row"]
+__all__ = ["Claim", "Judged", "Ledger", "Limited", "Recorded", "Row"]
 
+#: No time is later (seconds; SQL has no literal for infinity).
+_NEVER: Final = 1e300
 #: Octets kept of an address's HMAC-SHA256: 128 bits, no two addresses meet.
 _HASH_BYTES: Final = 16
 #: Old counts deleted by each message that is counted: more than the three that it adds, so that they come to an end.
@@ -36,10 +38,10 @@ class Claim(Value):
     "claimed": it is yours until the lease ends; `fence` proves it, `attempts` counts this one too, `judgement` is that of
     the first run that passed, `first_seen` (Unix seconds) that of the first run. "busy": another run has it, at most until
     `until`. "done": `outcome` is what that run recorded. "limited": nobody has it, `limit` (`per_key 50/1m`) is full and has
-    room from `until` on; where several are full, it is the one that lasts longest.
+    room from `until` on; where several are full, it is the one that lasts longest. "waiting": as asked, nobody has it.
     """
 
-    state: Literal["claimed", "busy", "done", "limited"]
+    state: Literal["claimed", "busy", "done", "limited", "waiting"]
     fence: int = 0
     attempts: int = 0
     cannot_take: int = 0
@@ -72,11 +74,46 @@ class Row(Value):
     passed: int
 
 
+class Judged(Value):
+    """One recipient of a message that was judged before Postfix queued it: `id` is the delivery's, `judgement` any text.
+
+    `counters`: what it is counted by; () where another rule than a limit decides (reject, discard, park).
+    """
+
+    id: str
+    recipient: str
+    judgement: str
+    counters: tuple[Counter, ...] = ()
+
+
+class Limited(Value):
+    """A delivery that did not pass: `limit` (`per_key 50/1m`) is full until `until`, as in Claim."""
+
+    id: str
+    limit: str
+    until: float
+
+
+class Recorded(Value):
+    """What is known of a token: when it was recorded (Unix seconds), under which queue ID, and what it is bound to."""
+
+    at: float
+    queue_id: str
+    binding: bytes
+
+
 _SELECT: Final = f"SELECT {', '.join(Row._fields)} FROM delivery"  # noqa: S608 our own names
+
+#: An open delivery; only a claim that was limited before replaces one.
+_OPEN: Final = (
+    "INSERT OR REPLACE INTO delivery (id, queue_id, first_seen, changed, attempts, cannot_take, fence, lease_until,"
+    " state, judgement, outcome, sender_hash, recipient_hash, passed)"
+    " VALUES (?, CAST(? AS TEXT), ?, ?, ?, 0, ?, ?, 'open', CAST(? AS TEXT), '', ?, ?, ?)"
+)
 
 
 class Ledger:
-    """The ledger of one host, open. One for each process; not for use across fork or threads."""
+    """The ledger of one host, open. For one thread at a time (pool.py has one for each of several); not for use across fork."""
 
     def __init__(self, folder: str, database: sqlite3.Connection) -> None:
         """`database`: from `open_database(folder)`. Raises StoreError where it cannot be read."""
@@ -89,9 +126,9 @@ class Ledger:
         self.hash_key: bytes = row[1]
 
     @classmethod
-    def open(cls, folder: str, *, busy_timeout: float = 10.0) -> Ledger:
+    def open(cls, folder: str, *, busy_timeout: float = 10.0, any_thread: bool = False) -> Ledger:
         """The ledger in the store folder, made where there was none. Raises StoreError: see `open_database`."""
-        return cls(folder, open_database(folder, busy_timeout=busy_timeout))
+        return cls(folder, open_database(folder, busy_timeout=busy_timeout, any_thread=any_thread))
 
     def claim(
         self,
@@ -104,12 +141,14 @@ class Ledger:
         sender: str,
         recipient: str,
         counters: tuple[Counter, ...] = (),
+        waits: bool = False,
     ) -> Claim:
         """Asks to hand this delivery over, until `now` + `lease` (Unix seconds, seconds). Raises StoreError.
 
         `counters` are asked until the delivery first passes, which is when every window of all of them has room: then it is
         counted once under each, and never asked again. Where one is full, nothing is counted and no lease is given; the row
-        keeps first_seen, and the next claim is judged afresh. `judgement` is kept only where this claim passes first.
+        keeps first_seen, and the next claim is judged afresh. So it is where the delivery `waits` for something else: it is
+        judged later, and only its arrival is kept. `judgement` is kept only where this claim passes first.
 
         A clock that was set back shortens nothing and blocks nothing for ever: a lease that ends more than two leases from now
         counts as over (one lease of grace, so that a small step of the clock does not let a second run in beside the first),
@@ -125,19 +164,82 @@ class Ledger:
             if row is not None and row[0]:
                 return _claim_again(database, key, row, now, lease)
             first_seen, attempts = (now, 1) if row is None else (min(row[4], now), row[6] + 1)
-            full = self._count(database, key, counters, now, lease)
-            fence, lease_until, kept = (0, 0.0, "") if full else (1, now + lease, judgement)
+            full = None if waits else self._count(database, key, counters, now, lease)
+            passes = not waits and full is None
+            fence, lease_until, kept = (1, now + lease, judgement) if passes else (0, 0.0, "")
             database.execute(
-                "INSERT OR REPLACE INTO delivery (id, queue_id, first_seen, changed, attempts, cannot_take, fence, lease_until,"
-                " state, judgement, outcome, sender_hash, recipient_hash, passed)"
-                " VALUES (?, CAST(? AS TEXT), ?, ?, ?, 0, ?, ?, 'open', CAST(? AS TEXT), '', ?, ?, ?)",
+                _OPEN,
                 (key, _utf8(queue_id), first_seen, now, attempts, fence, lease_until, _utf8(kept), self._hash(sender),
-                 self._hash(recipient), int(not full)),
+                 self._hash(recipient), int(passes)),
             )  # fmt: skip
+        if waits:
+            return Claim(state="waiting", first_seen=first_seen, attempts=attempts)
         if full:
             until, limit = full
             return Claim(state="limited", limit=limit, until=until, first_seen=first_seen, attempts=attempts)
         return Claim(state="claimed", fence=fence, attempts=attempts, first_seen=first_seen, judgement=judgement)
+
+    def judge(
+        self,
+        deliveries: tuple[Judged, ...],
+        *,
+        token: str,
+        queue_id: str,
+        sender: str,
+        binding: bytes,
+        now: float,
+        lease: float,
+        keep_token: bool = False,
+    ) -> tuple[Limited, ...]:
+        """Records a whole message that was judged before Postfix queued it; those that did not pass. Raises StoreError.
+
+        `token`: 32 hexadecimal digits, random, of this message alone; `binding`: what `recorded` gives back with it. `lease`:
+        see `_count`. Each delivery that passes its limits is counted and gets a row that nobody has: its first claim is attempt
+        1, gets this judgement, and asks no limit. One that is limited gets neither row nor count: its first claim judges it.
+        Deliveries that share a counter count one after the other. A row or a token that is there already stays as it is.
+
+        Where every delivery is limited nothing is written, not even the token: the caller defers the message, and it comes
+        again under another. `keep_token`: it is queued all the same, for recipients that are not here; the token is kept.
+        """
+        known_as, hashed = _token(token), self._hash(sender)
+        limited = []
+        with Transaction(self._database, self._path) as database:
+            for each in deliveries:
+                key = _key(each.id)
+                if database.execute("SELECT 1 FROM delivery WHERE id = ?", (key,)).fetchone() is not None:
+                    continue
+                full = self._count(database, key, each.counters, now, lease)
+                if full:
+                    limited.append(Limited(id=each.id, limit=full[1], until=full[0]))
+                    continue
+                database.execute(
+                    _OPEN,
+                    (key, _utf8(queue_id), now, now, 0, 0, 0.0, _utf8(each.judgement), hashed, self._hash(each.recipient), 1),
+                )
+            if keep_token or not limited or len(limited) < len(deliveries):
+                database.execute(
+                    "INSERT OR IGNORE INTO token VALUES (?, CAST(? AS TEXT), ?, ?)", (known_as, _utf8(queue_id), now, binding)
+                )
+        return tuple(limited)
+
+    def room(self, counters: tuple[Counter, ...], *, now: float, lease: float) -> tuple[float, str] | None:
+        """Whether a message would pass now: None, or until when which limit is full, as `judge` would say. Raises StoreError.
+
+        Only reads, and waits for no writer: a store that another process holds for too long is noticed in `judge`. As many
+        statements for one key as for another, and one where there are no counters too, so that a damaged store is noticed.
+        """
+        with Transaction(self._database, self._path, writes=False) as database:
+            database.execute("SELECT 1 FROM store").fetchone()
+            return _fullest(database, self._asked(counters), now, lease)
+
+    def recorded(self, token: str) -> Recorded | None:
+        """What was recorded of a token; None for one that is not known, or is none. Raises StoreError."""
+        try:
+            known_as = _token(token)
+        except ValueError:
+            return None
+        found = fetch(self._database, self._path, "SELECT at, queue_id, binding FROM token WHERE token = ?", (known_as,))
+        return Recorded(**dict(zip(Recorded._fields, found[0], strict=True))) if found else None
 
     def _count(
         self, database: sqlite3.Connection, delivery: bytes, counters: tuple[Counter, ...], now: float, lease: float
@@ -148,19 +250,15 @@ class Ledger:
         may be here first. None of those started more than a lease from now; a count further ahead was made before the clock was
         set back, and is moved to now. So a wrong clock holds mail up for a lease longer than the window, and no flood passes.
         """
-        asked = [(self._hash_of(each), each) for each in counters if each.windows]
-        full: list[tuple[float, str]] = []
-        for hashed, counter in asked:
+        asked = self._asked(counters)
+        for hashed, _ in asked:
             database.execute(
                 "UPDATE OR REPLACE counted SET until = until - time + ?, time = ? WHERE counter = ? AND time > ?",
                 (now, now, hashed, now + lease),
             )
-            for window in counter.windows:
-                until = _full_until(database, hashed, window, now)
-                if until is not None:
-                    full.append((until, counter.limit(window)))
+        full = _fullest(database, asked, now, lease)
         if full:
-            return max(full)
+            return full
         for hashed, counter in asked:
             longest = max(seconds for _, seconds in counter.windows)
             database.execute("INSERT OR REPLACE INTO counted VALUES (?, ?, ?, ?)", (hashed, now, delivery, now + longest))
@@ -173,13 +271,13 @@ class Ledger:
 
         False: fenced off, a later run has the delivery (or it is pruned), and nothing was written. A second finish under the
         same fence is True and keeps the first outcome. `prune`: at most so many rows, last changed more than `keep` seconds
-        ago, go in the same transaction.
+        ago, and so many tokens go in the same transaction.
         """
         key = _key(delivery_id)
         with Transaction(self._database, self._path) as database:
             written = database.execute(
                 "UPDATE delivery SET state = 'done', outcome = CAST(? AS TEXT), judgement = '', lease_until = 0, changed = ?"
-                " WHERE id = ? AND fence = ? AND state = 'open' AND passed",
+                " WHERE id = ? AND fence = ? AND fence > 0 AND state = 'open' AND passed",
                 (_utf8(outcome), now, key, fence),
             ).rowcount
             if not written:
@@ -219,7 +317,7 @@ class Ledger:
     def prune(self, now: float, keep: float, limit: int) -> int:
         """Deletes at most `limit` rows last changed more than `keep` seconds before `now`; how many. Raises StoreError.
 
-        At most so many counts that have left all their windows go with them.
+        At most so many tokens as old as that, and counts that have left all their windows, go with them.
         """
         if limit <= 0:
             return 0
@@ -237,6 +335,10 @@ class Ledger:
     def _hash(self, address: str) -> bytes:
         """Of the address in lower case: who asks to be forgotten does not know how the case was."""
         return hmac_sha256(self.hash_key, _utf8(address.lower()))[:_HASH_BYTES]
+
+    def _asked(self, counters: tuple[Counter, ...]) -> list[tuple[bytes, Counter]]:
+        """The counters that have a window, each with its hash."""
+        return [(self._hash_of(each), each) for each in counters if each.windows]
 
     def _hash_of(self, counter: Counter) -> bytes:
         """Of what is counted. No address has NUL in it, so none has the hash of a counter."""
@@ -265,14 +367,41 @@ def _claim_again(database: sqlite3.Connection, key: bytes, row: tuple[Any, ...],
     )
 
 
-def _full_until(database: sqlite3.Connection, hashed: bytes, window: Window, now: float) -> float | None:
-    """When a window that is full has room again: when the oldest of as many counts as it holds leaves it. None: it has room."""
+def _fullest(
+    database: sqlite3.Connection, asked: list[tuple[bytes, Counter]], now: float, lease: float
+) -> tuple[float, str] | None:
+    """Of the windows that are full the one that lasts longest: until when, and which. None: all have room."""
+    full = []
+    for hashed, counter in asked:
+        for window in counter.windows:
+            until = _full_until(database, hashed, window, now, lease)
+            if until is not None:
+                full.append((until, counter.limit(window)))
+    return max(full, default=None)
+
+
+def _full_until(database: sqlite3.Connection, hashed: bytes, window: Window, now: float, lease: float) -> float | None:
+    """When a window that is full has room again: when the oldest of as many counts as it holds leaves it. None: it has room.
+
+    Counts more than a lease ahead stand for now, whether `_count` has moved them yet or not.
+    """
     count, seconds = window
-    oldest = database.execute(
-        "SELECT time FROM counted WHERE counter = ? AND time > ? ORDER BY time DESC LIMIT 1 OFFSET ?",
-        (hashed, now - seconds, count - 1),
+    oldest = _nth(database, hashed, now - seconds, _NEVER, count)
+    if oldest is None:
+        return None
+    if oldest > now:
+        near = _nth(database, hashed, now, now + lease, count)
+        oldest = now if near is None else near
+    return oldest + seconds
+
+
+def _nth(database: sqlite3.Connection, hashed: bytes, after: float, until: float, count: int) -> float | None:
+    """The `count`th newest (from 1) of a counter's counts in a time, or None where there are fewer."""
+    row = database.execute(
+        "SELECT time FROM counted WHERE counter = ? AND time > ? AND time <= ? ORDER BY time DESC LIMIT 1 OFFSET ?",
+        (hashed, after, until, count - 1),
     ).fetchone()
-    return None if oldest is None else oldest[0] + seconds
+    return None if row is None else float(row[0])
 
 
 def _prune_counts(database: sqlite3.Connection, now: float, limit: int) -> None:
@@ -285,6 +414,10 @@ def _prune_counts(database: sqlite3.Connection, now: float, limit: int) -> None:
 
 
 def _prune(database: sqlite3.Connection, before: float, limit: int) -> int:
+    """Deletes at most so many rows, and so many tokens, from before that time; how many rows."""
+    database.execute(
+        "DELETE FROM token WHERE token IN (SELECT token FROM token WHERE at < ? ORDER BY at LIMIT ?)", (before, limit)
+    )
     return database.execute(
         "DELETE FROM delivery WHERE id IN (SELECT id FROM delivery WHERE changed < ? ORDER BY changed LIMIT ?)", (before, limit)
     ).rowcount
@@ -296,6 +429,14 @@ def _key(delivery_id: str) -> bytes:
     if len(key) != 32:
         raise ValueError(f"not a delivery id: {delivery_id!r}")
     return key
+
+
+def _token(text: str) -> bytes:
+    """The 16 octets of a token (32 hexadecimal digits). ValueError for anything else."""
+    token = bytes.fromhex(text)
+    if len(token) != 16:
+        raise ValueError(f"not a token: {text!r}")
+    return token
 
 
 def _utf8(text: str) -> bytes:

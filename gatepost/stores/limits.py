@@ -7,6 +7,7 @@ Never: counts (the ledger does, in the transaction that claims the delivery); ke
 
 from __future__ import annotations
 
+from gatepost.client_address import client_network
 from gatepost.value import Value
 
 TYPE_CHECKING = False
@@ -18,10 +19,9 @@ if TYPE_CHECKING:
     #: So many messages (at least 1) in so many seconds.
     Window = tuple[int, float]
 
-__all__ = ["Counter", "client_network", "counters_for"]
+__all__ = ["Counter", "counters_for"]
 
 _UNITS: Final = ((86_400, "d"), (3_600, "h"), (60, "m"), (1, "s"))
-_HEX: Final = frozenset("0123456789abcdefABCDEF")
 
 
 class Counter(Value):
@@ -64,64 +64,3 @@ def _sender(sender: str, verified: str, network: str) -> str:
     if sender and verified == "yes":
         return f"address {sender.lower()}"
     return f"network {network}" if network else ""
-
-
-def client_network(address: str) -> str:
-    """The /24 of an IPv4 address, the /64 of an IPv6 one, as text; "" where that names nobody.
-
-    Takes Postfix's forms: with or without `IPv6:` (RFC 5321 4.1.3) or a zone. An IPv4-mapped address (RFC 4291 2.5.5.2) is the
-    IPv4 one. Nobody: `unknown`, "", garbage, and this host itself (127.0.0.0/8, ::1), whose mail came in by another program.
-    """
-    text = address[5:] if address[:5].lower() == "ipv6:" else address
-    quad = _ipv4(text)
-    if quad is None:
-        groups = _ipv6(text.partition("%")[0])
-        if groups is None:
-            return ""
-        if groups[:6] != (0, 0, 0, 0, 0, 0xFFFF):
-            return "" if groups[:7] == (0,) * 7 and groups[7] < 2 else f"{':'.join(f'{each:x}' for each in groups[:4])}::/64"
-        quad = (*divmod(groups[6], 256), *divmod(groups[7], 256))
-    return "" if quad[0] in (0, 127) else f"{quad[0]}.{quad[1]}.{quad[2]}.0/24"
-
-
-# By hand: `ipaddress` costs each message 3 ms (it imports functools), and a socket's inet_pton is not for a pure module.
-
-
-def _ipv4(text: str) -> tuple[int, ...] | None:
-    """Four numbers, or None. A leading zero is refused: some read it as octal."""
-    parts = text.split(".", 4)
-    if len(parts) != 4 or not all(part.isascii() and part.isdigit() and len(part) < 4 for part in parts):
-        return None
-    if any(part != "0" and part[0] == "0" for part in parts):
-        return None
-    quad = tuple(map(int, parts))
-    return quad if max(quad) < 256 else None
-
-
-def _ipv6(text: str) -> tuple[int, ...] | None:
-    """Eight groups (RFC 4291 2.2), or None."""
-    head, gap, tail = text.partition("::")
-    if gap and "." in head:
-        return None
-    front, back = _groups(head), _groups(tail)
-    if front is None or back is None:
-        return None
-    missing = 8 - len(front) - len(back)
-    if missing < 1 if gap else missing != 0:
-        return None
-    return (*front, *(0,) * missing, *back)
-
-
-def _groups(text: str) -> tuple[int, ...] | None:
-    """The groups on one side of `::`, the last two perhaps written as an IPv4 address."""
-    if not text:
-        return ()
-    parts = text.split(":")
-    last = _ipv4(parts[-1]) if "." in parts[-1] else ()
-    if last is None:
-        return None
-    if last:
-        parts[-1:] = [f"{last[0] * 256 + last[1]:x}", f"{last[2] * 256 + last[3]:x}"]
-    if not all(0 < len(part) < 5 and _HEX.issuperset(part) for part in parts):
-        return None
-    return tuple(int(part, 16) for part in parts)

@@ -1,0 +1,167 @@
+"""The configuration in force: noticed when it changes on disk, and never half a change.
+
+Promises: a transaction keeps the configuration that it began with; a file that is wrong changes nothing and is told once for
+each change of it; an old configuration lets go of its store when its last transaction has ended.
+Never: looks at the disk more often than once a second; makes a transaction wait for another that loads.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+from gatepost.config.loading import build
+from gatepost.errors import ConfigError
+from gatepost.value import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Final
+
+    from gatepost.dialogue import Dialogue
+    from gatepost.settings import Settings
+
+    Marks = tuple[tuple[int, int, int] | None, ...]
+
+__all__ = ["Current", "Lease"]
+
+#: Seconds between two looks at the files.
+_LOOK_EVERY: Final = 1.0
+
+
+class Lease:
+    """One transaction's hold on a configuration: `settings` and `dialogue` until `give_back`."""
+
+    def __init__(self, settings: Settings, dialogue: Dialogue, give_back: Callable[[], None]) -> None:
+        self.settings, self.dialogue = settings, dialogue
+        self._give_back: Callable[[], None] | None = give_back
+
+    def give_back(self) -> None:
+        """Ends the hold. May be called again."""
+        done, self._give_back = self._give_back, None
+        if done is not None:
+            done()
+
+
+class _Read(Value):
+    """A configuration, the files that it was read from, and their marks before that."""
+
+    settings: Settings
+    files: tuple[str, ...]
+    marks: Marks
+
+
+class _InForce:
+    """A configuration that transactions hold, and how many do."""
+
+    def __init__(self, settings: Settings, dialogue: Dialogue) -> None:
+        self.settings, self.dialogue = settings, dialogue
+        self.holders = 0
+        self.replaced = False
+
+
+class Current:
+    """The configuration in the file `path`, for all threads."""
+
+    def __init__(
+        self, path: str, open_dialogue: Callable[[Settings], Dialogue], *, note: Callable[[str], None] = lambda _text: None,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        """`note` is told of each change, the bad ones too. Raises ConfigError, and what `open_dialogue` raises."""
+        self.note = note
+        self._path = path
+        self._open_dialogue = open_dialogue
+        self._now = now
+        self._holding = threading.Lock()
+        self._looking = threading.Lock()
+        read = _read(path, (path,))
+        self._files, self._marks = read.files, read.marks
+        self._in_force = _InForce(read.settings, open_dialogue(read.settings))
+        self._looked = now()
+
+    @property
+    def settings(self) -> Settings:
+        """The settings in force now."""
+        return self._in_force.settings
+
+    def take(self) -> Lease:
+        """The configuration for a transaction that begins now."""
+        if self._now() - self._looked >= _LOOK_EVERY:
+            self.look()
+        with self._holding:
+            held = self._in_force
+            held.holders += 1
+        return Lease(held.settings, held.dialogue, lambda: self._given_back(held))
+
+    def look(self, *, again: bool = False) -> None:
+        """Loads what has changed since the last look; `again`: even what has not. Never raises.
+
+        Where another thread looks, it does not wait for it.
+        """
+        if not self._looking.acquire(blocking=False):
+            return
+        try:
+            self._looked = self._now()
+            marks = _marks(self._files)
+            if again or marks != self._marks:
+                self._marks = marks
+                self._change()
+        except ConfigError as error:
+            for problem in error.problems:
+                self.note(f"not changed: {problem}")
+        except Exception as error:  # noqa: BLE001  # the configuration in force still serves
+            self.note(f"not changed: {type(error).__name__}: {error}")
+        finally:
+            self._looking.release()
+
+    def _change(self) -> None:
+        read = _read(self._path, self._files)
+        new = _InForce(read.settings, self._open_dialogue(read.settings))
+        self._files, self._marks = read.files, read.marks
+        with self._holding:
+            old, self._in_force = self._in_force, new
+            old.replaced = True
+            idle = old.holders == 0
+        if idle:
+            old.dialogue.close()
+        self.note("changed")
+
+    def _given_back(self, held: _InForce) -> None:
+        with self._holding:
+            held.holders -= 1
+            last = held.replaced and held.holders == 0
+        if last:
+            held.dialogue.close()
+
+    def close(self) -> None:
+        """Lets go of the store. For the end of the process."""
+        self._in_force.dialogue.close()
+
+
+def _read(path: str, files: tuple[str, ...]) -> _Read:
+    """The configuration, read after the marks of all its files were taken: a change in between shows at the next look.
+
+    `files`: what it is thought to consist of. Raises ConfigError.
+    """
+    while True:
+        marks = _marks(files)
+        built = build(path)
+        found = (path, built.secrets_path) if built.secrets_path else (path,)
+        if found == files:
+            return _Read(settings=built.settings(), files=files, marks=marks)
+        files = found
+
+
+def _marks(files: tuple[str, ...]) -> Marks:
+    """What changes when a file is written or replaced; None for one that is not there."""
+    return tuple(map(_mark, files))
+
+
+def _mark(path: str) -> tuple[int, int, int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
