@@ -61,6 +61,7 @@ def _facts(mail: Received) -> dict[str, object]:
         "key_subject": mail.key.subject if mail.key else "",  # what you minted the key for
         "answers": mail.thread.parent_message_id if mail.thread else "",  # the Message-ID of the mail of yours it answers
         "sender": mail.envelope.sender,
+        "sender_verified": mail.sender.verified,  # believe the From address only where this says "yes"
         "subject": mail.message.subject,
     }
 

@@ -352,6 +352,16 @@ class PrivatePostfix:
             if self.pid():
                 self.reload()
 
+    def milter_folder(self, user: str) -> Path:
+        """The folder for this user's milter's socket, below the queue folder as on a mail host; made at the first call."""
+        folder = self.queue_folder / "gatepost"
+        folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+        for each in (self.folder, self.queue_folder):
+            each.chmod(0o755)
+        shutil.chown(folder, user, "postfix")
+        folder.chmod(0o2710)
+        return folder
+
     def _write(self) -> None:
         self.config_folder.mkdir(mode=0o755, parents=True, exist_ok=True)
         self.folder.chmod(0o755)

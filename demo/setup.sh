@@ -1,13 +1,13 @@
 #!/bin/bash
-# Makes a machine ready for `make demo`, `make test` and `make lint`: system packages, .venv, the wheels of the dependencies.
+# Makes a machine ready for `make demo`, `test`, `bench` and `lint`: system packages, .venv, the wheels of the dependencies.
 #
 # Promises: quick and silent where all is there; says what it does before it does it, and what to do where it cannot.
-# A Postfix that runs already is not touched; one that is installed here is neither started nor started at boot.
+# A Postfix or opendkim that runs already is not touched; one installed here is neither started nor started at boot.
 # Never: removes a package (another mail server, say), changes a configuration, or leaves anything in the checkout but .venv
 # and .cache, which git ignores.
 #
-#   demo/setup.sh [venv|demo|test]     venv: the Python environment, with what builds pymilter; demo: and Postfix;
-#                                      test: and the languages of docs/keys.md, openssl
+#   demo/setup.sh [venv|demo|test|bench]     venv: the Python environment, with what builds pymilter; demo: and Postfix;
+#                                            test: and the languages of docs/keys.md, openssl; bench: Postfix and opendkim
 set -euo pipefail
 umask 022
 cd -- "$(dirname -- "$0")/.."
@@ -24,7 +24,8 @@ case $mode in
     venv) wanted="cc:gcc" ;;
     demo) wanted="cc:gcc postfix:postfix swaks:swaks" ;;
     test) wanted="cc:gcc postfix:postfix swaks:swaks ruby:ruby php:php-cli node:nodejs go:golang-go openssl:openssl" ;;
-    *) die "usage: demo/setup.sh [venv|demo|test]" ;;
+    bench) wanted="cc:gcc postfix:postfix swaks:swaks opendkim:opendkim" ;;
+    *) die "usage: demo/setup.sh [venv|demo|test|bench]" ;;
 esac
 
 # --- Python: the system's own first; it must be one that every user can run, for the pipe script runs as gatepost ----------
@@ -76,28 +77,32 @@ if [ ${#missing[@]} -gt 0 ]; then
     apt update >"$log" 2>&1 || say "apt-get update failed; trying with the lists there are: $(tail -n 1 "$log")"
     removed=$(apt --simulate install --no-install-recommends "${missing[@]}" | sed -n 's/^Remv \([^ ]*\).*/\1/p')
     [ -z "$removed" ] || die "installing ${missing[*]} would remove" $removed"; decide that yourself, or use another machine"
-    postfix_is_new=no
-    case " ${missing[*]} " in *" postfix "*)
-        postfix_is_new=yes
-        printf 'postfix postfix/main_mailer_type select Local only\n' | as_root debconf-set-selections
+    services=()
+    for package in "${missing[@]}"; do
+        case $package in postfix | opendkim) services+=("$package") ;; esac
+    done
+    if [ ${#services[@]} -gt 0 ]; then
+        case " ${services[*]} " in *" postfix "*)
+            printf 'postfix postfix/main_mailer_type select Local only\n' | as_root debconf-set-selections ;;
+        esac
         if [ ! -e "$policy" ]; then
             policy_is_ours=yes
             printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null
             as_root chmod 755 "$policy"
-        fi ;;
-    esac
+        fi
+    fi
     apt install --no-install-recommends "${missing[@]}" >"$log" 2>&1 || { tail -n 20 "$log" >&2; die "apt-get install failed"; }
     rm -f "$log"
     remove_policy
-    if [ $postfix_is_new = yes ]; then
+    for service in "${services[@]}"; do
         # The package enables its service. It is ours to leave alone: nobody asked for a mail server on this machine.
-        if as_root postfix status >/dev/null 2>&1; then as_root postfix stop >/dev/null 2>&1 || true; fi
+        if [ -x "/etc/init.d/$service" ]; then as_root "/etc/init.d/$service" stop >/dev/null 2>&1 || true; fi
         if command -v systemctl >/dev/null; then
-            as_root systemctl disable postfix.service >/dev/null 2>&1 || true
+            as_root systemctl disable --now "$service.service" >/dev/null 2>&1 || true
         else
-            as_root update-rc.d postfix disable >/dev/null 2>&1 || true
+            as_root update-rc.d "$service" disable >/dev/null 2>&1 || true
         fi
-    fi
+    done
     python=$(find_python) || die "no Python 3.11 or newer that every user can run: install one below /usr"
 fi
 

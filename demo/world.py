@@ -1,4 +1,4 @@
-"""What the demo runs and looks at: gatepost installed as on a mail host, a private Postfix, an app and a person behind them.
+"""What the demo runs and looks at: gatepost installed as on a mail host, its milter, a private Postfix, an app, a person, DNS.
 
 Promises: everything lies in one folder that user gatepost can reach; gatepost is installed from the built wheel, configured by
 the file a person would write and wired by `gatepost postfix`; each process that is started is told to `started` at once, so
@@ -29,8 +29,12 @@ from demo.postfix_instance import LOOPBACK, PrivatePostfix, free_port, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Literal
 
     from demo.postfix_instance import Sent
+
+    #: Who refuses: the script behind the queue; the milter; nobody, for the milter was killed, with that default_action.
+    Door = Literal["script", "milter", "tempfail", "accept"]
 
 __all__ = ["APP_USER", "DOMAIN", "FOLDER_PREFIX", "PERSON", "Mail", "World", "new_mail"]
 
@@ -56,10 +60,26 @@ routes:
     address: "support@{domain}"
     keys: {{format: signed, secret: reply-keys}}
     deliver: [app]
+{milter}screening: {{automatic: reject, unauthenticated: reject}}
 timing: {{deadline: 15s, lease: 20s}}     # shorter than the defaults: nobody wants to watch a demo wait
 sinks:
   app: {{webhook: "http://{loopback}:{port}/mail", secret: app-webhook}}
 """
+#: What is added for the milter, at the end of the list of routes.
+_MILTER: Final = """\
+  - name: tickets
+    address: "ticket+%{{key}}@{domain}"
+    keys: {{format: signed, secret: reply-keys, key_id: ticket-keys}}
+    sender: {{must-match: reject}}           # From must be the key's owner, and verified
+    deliver: [app]
+milter: {{socket: "unix:{socket}", authserv_id: {host}, dns: ["{loopback}:{dns}"], default_action: {action}}}
+"""
+#: The senders' domains: example.net writes from here; example.org writes from nowhere, and wants whoever says else refused.
+_ZONES: Final = {
+    "example.net": {"TXT": [f"v=spf1 ip4:{LOOPBACK} -all"]},
+    "example.org": {"TXT": ["v=spf1 -all"]},
+    "_dmarc.example.org": {"TXT": ["v=DMARC1; p=reject"]},
+}
 #: So that `$GATEPOST parked list` needs no --config.
 _COMMAND: Final = """\
 #!/bin/sh
@@ -112,9 +132,10 @@ class World:
         self.log_file = folder / "log" / "gatepost.log"
         self.app_log = folder / "app" / "received.jsonl"
         self.command = folder / "gatepost"
-        self.app_port, self._person_port = free_port(), free_port()
+        self.app_port, self._person_port, self._dns_port = free_port(), free_port(), free_port()
         self.postfix = PrivatePostfix(folder / "postfix", outbox_port=self._person_port)
-        #: The app and the person, by name.
+        self.door: Door = "script"
+        #: The app, the person, the DNS server and the milter, by name.
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._started = started
         self._webhook_secret = "whsec_" + b64encode(os.urandom(32)).decode()
@@ -125,14 +146,15 @@ class World:
     def build(self, step: Callable[[str], None]) -> None:
         """Installs, configures, wires and starts everything; `step` is told what comes next."""
         step("installing gatepost from its wheel")
-        self.environment = make_environment(self.folder / "gatepost-installed")
+        self.environment = make_environment(self.folder / "gatepost-installed", milter=True)
         self._configure()
         step(self.gatepost("config", "check", str(self.config)).strip())
         step("starting the app and a private Postfix")
         self._copy_programs()
         self.start_app()
         self._start_person()
-        self._wire()
+        self._start_dns()
+        self.postfix.wire(self._fragments())
         self.postfix.start()
         self.postfix.log_file.chmod(0o644)
         self._started(self)
@@ -152,8 +174,8 @@ class World:
             place.chmod(mode)
             if owner:
                 os.chown(place, owner.pw_uid, owner.pw_gid)
-        self.config.write_text(_CONFIG.format(folder=self.folder, domain=DOMAIN, loopback=LOOPBACK, port=self.app_port))
-        self.config.chmod(0o644)
+        self._socket = self.postfix.milter_folder(USER) / "milter.sock"
+        self._write_config("")
         secrets = self.config.with_name("secrets.yml")
         secrets.touch(mode=0o600)
         secrets.write_text(f"reply-keys: ['{self._secret}']\napp-webhook: ['{self._webhook_secret}']\n")
@@ -165,7 +187,16 @@ class World:
         self.command.write_text(_COMMAND.format(config=self.config, command=self.environment.command))
         self.command.chmod(0o755)
 
-    def _wire(self) -> None:
+    def _write_config(self, milter: str) -> None:
+        """Whole or not at all: a milter that runs reads it at once."""
+        part = self.config.with_suffix(".part")
+        part.write_text(
+            _CONFIG.format(folder=self.folder, domain=DOMAIN, loopback=LOOPBACK, port=self.app_port, milter=milter)
+        )
+        part.chmod(0o644)
+        part.rename(self.config)
+
+    def _fragments(self) -> dict[str, str]:
         """By the command that a person would use."""
         fragments = self.folder / "fragments"
         self.gatepost(
@@ -176,30 +207,63 @@ class World:
             self.postfix.host,
             "--folder",
             str(self.postfix.maps_folder),
+            "--queue-directory",
+            str(self.postfix.queue_folder),
             "--write",
             str(fragments),
         )
-        self.postfix.wire({file.name: file.read_text() for file in fragments.iterdir()})
+        return {file.name: file.read_text() for file in fragments.iterdir()}
+
+    def enter(self, door: Door) -> None:
+        """From now on that door refuses. The first time with a milter, gatepost and Postfix are told of it."""
+        if door in ("milter", "accept") and door != self.door:
+            self._use_milter("accept" if door == "accept" else "tempfail")
+        self.door = door
+        if door == "milter":
+            self.start_milter()
+        elif door != "script":
+            self.kill_milter()
+
+    def _use_milter(self, action: str) -> None:
+        """As docs/wiring.md has it: write it down, print the fragments again, put the line into main.cf. And anew the maps."""
+        milter = _MILTER.format(
+            domain=DOMAIN, socket=self._socket, host=self.postfix.host, loopback=LOOPBACK, dns=self._dns_port, action=action
+        )
+        self._write_config(milter)
+        fragments = self._fragments()
+        (line,) = [each for each in fragments["main.cf"].splitlines() if each.startswith("smtpd_milters = ")]
+        self.postfix.stop()
+        for name in ("recipients.regexp", "aliases.regexp"):
+            (self.postfix.maps_folder / name).write_text(fragments[name])
+        self.postfix.set(smtpd_milters=line.partition(" = ")[2])
+        self.postfix.start()
 
     def _copy_programs(self) -> None:
         """The app and the person run as nobody, who may not be able to enter the checkout."""
         target = self.folder / "programs" / "demo"
         target.mkdir(parents=True)
-        for name in ("app.py", "person.py", "postfix_instance.py"):
+        for name in ("app.py", "dns_server.py", "person.py", "postfix_instance.py"):
             shutil.copyfile(CHECKOUT / "demo" / name, target / name)
             (target / name).chmod(0o644)
         for place in (target, target.parent):
             place.chmod(0o755)
 
-    def _spawn(self, name: str, module: str, *arguments: str, port: int, **environment: str) -> None:
-        """A process of its own session, so that neither Ctrl-C nor the end of the terminal reaches it."""
-        nobody = pwd.getpwnam(APP_USER)
+    def _run_module(self, name: str, module: str, *arguments: str, port: int, **environment: str) -> None:
+        """One of the demo's own programs, as somebody who is not gatepost."""
         environment |= {"PATH": "/usr/bin:/bin", "LANG": "C", "PYTHONPATH": str(self.folder / "programs")}
+        command = [self.environment.python, "-P", "-m", module, *arguments]
+        self._spawn(name, command, APP_USER, environment, lambda: _answers(port), f"port {port}")
+
+    def _spawn(
+        self, name: str, command: list[str], user: str, environment: dict[str, str], ready: Callable[[], bool], where: str
+    ) -> None:
+        """A process of its own session, so that neither Ctrl-C nor the end of the terminal reaches it."""
+        account = pwd.getpwnam(user)
         with (self.folder / f"{name}.out").open("ab") as out:
             self.processes[name] = subprocess.Popen(
-                [self.environment.python, "-P", "-m", module, *arguments],
-                user=nobody.pw_uid,
-                group=nobody.pw_gid,
+                command,
+                user=account.pw_uid,
+                group=account.pw_gid,
                 extra_groups=[],
                 cwd="/",
                 env=environment,
@@ -210,7 +274,7 @@ class World:
                 umask=0o022,
             )
         self._started(self)
-        wait_for(lambda: _answers(port) or self._ended(name), timeout=_PATIENCE, what=f"the {name} on port {port}")
+        wait_for(lambda: ready() or self._ended(name), timeout=_PATIENCE, what=f"the {name} on {where}")
 
     def _ended(self, name: str) -> bool:
         if self.processes[name].poll() is not None:
@@ -220,7 +284,7 @@ class World:
     def start_app(self) -> None:
         """Starts the app, unless it runs."""
         if "app" not in self.processes:
-            self._spawn(
+            self._run_module(
                 "app",
                 "demo.app",
                 str(self.app_port),
@@ -230,11 +294,35 @@ class World:
             )
 
     def _start_person(self) -> None:
-        self._spawn("person", "demo.person", str(self._person_port), str(self.folder / "person"), port=self._person_port)
+        self._run_module("person", "demo.person", str(self._person_port), str(self.folder / "person"), port=self._person_port)
+
+    def _start_dns(self) -> None:
+        zones = self.folder / "zones.json"
+        zones.write_text(json.dumps(_ZONES))
+        self._run_module("DNS server", "demo.dns_server", str(self._dns_port), str(zones), port=self._dns_port)
+
+    def start_milter(self) -> None:
+        """Starts `gatepost milter`, unless it runs."""
+        if "milter" not in self.processes:
+            self._spawn(
+                "milter",
+                [self.environment.command, "milter", "--config", str(self.config)],
+                USER,
+                {"PATH": "/usr/bin:/bin", "LANG": "C"},
+                lambda: _listens(self._socket),
+                str(self._socket),
+            )
 
     def stop_app(self) -> None:
         """Ends the app as a crash would."""
-        if process := self.processes.pop("app", None):
+        self._kill("app")
+
+    def kill_milter(self) -> None:
+        """Ends the milter as a crash would."""
+        self._kill("milter")
+
+    def _kill(self, name: str) -> None:
+        if process := self.processes.pop(name, None):
             process.kill()
             process.wait(_PATIENCE)
 
@@ -243,9 +331,11 @@ class World:
         self.processes["app"].send_signal(signal.SIGSTOP if hangs else signal.SIGCONT)
 
     def mend(self) -> None:
-        """Whatever a scenario left behind: the app runs, Postfix runs."""
+        """Whatever a scenario left behind: the app runs, Postfix runs, and the milter where it should."""
         self.start_app()
         self.app_hangs(False)
+        if self.door == "milter":
+            self.start_milter()
         if not self.postfix.pid():
             self.postfix.start()
 
@@ -275,10 +365,10 @@ class World:
             raise SetUpError(f"gatepost {shlex.join(arguments)}: exit status {done.returncode}\n{done.stdout}{done.stderr}")
         return done.stdout + done.stderr
 
-    def mint(self, subject: str, *, route: str = "replies", expires: str = "") -> dict[str, str]:
+    def mint(self, subject: str, *, route: str = "replies", expires: str = "", owner: str = "") -> dict[str, str]:
         """`gatepost key new`: address, Reply-To and Message-ID of an outgoing mail."""
-        last_day = ["--expires", expires] if expires else []
-        said = self.gatepost("key", "new", "--route", route, "--subject", subject, *last_day, "--json")
+        more = [*(("--expires", expires) if expires else ()), *(("--owner", owner) if owner else ())]
+        said = self.gatepost("key", "new", "--route", route, "--subject", subject, *more, "--json")
         made: dict[str, str] = json.loads(said)
         return made
 
@@ -355,6 +445,15 @@ class World:
         # Postfix shows 100 octets of the script's line, which may cut the id.
         return [fields for fields in found if fields.get("id", "").startswith(id_)]
 
+    def milters_decisions(self) -> list[dict[str, str]]:
+        """The milter's lines about messages, in order."""
+        found = [dict(_FIELD.findall(line)) for line in self.log_file.read_text().splitlines()]
+        return [fields for fields in found if fields.get("door") == "milter"]
+
+    def all_parked(self) -> int:
+        """How many messages are parked."""
+        return len(self.gatepost("parked", "list", "--json").splitlines())
+
     def calls_waiting(self) -> int:
         """How many requests wait for the hanging app: established connections with unread bytes (proc(5), /proc/net/tcp)."""
         rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
@@ -375,7 +474,12 @@ class World:
 
     def tails(self) -> str:
         """The end of every log, for whoever asks why."""
-        files = {"Postfix": self.postfix.log_file, "gatepost": self.log_file, "app": self.folder / "app.out"}
+        files = {
+            "Postfix": self.postfix.log_file,
+            "gatepost": self.log_file,
+            "app": self.folder / "app.out",
+            "milter": self.folder / "milter.out",
+        }
         return "\n".join(f"--- {name}: {file}\n{_tail(file)}" for name, file in files.items())
 
 
@@ -388,5 +492,12 @@ def _tail(file: Path, lines: int = 8) -> str:
 
 def _answers(port: int) -> bool:
     with suppress(OSError), socket.create_connection((LOOPBACK, port), timeout=1):
+        return True
+    return False
+
+
+def _listens(place: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as there, suppress(OSError):
+        there.connect(str(place))
         return True
     return False

@@ -47,7 +47,7 @@ KEEP_NO: Final = 10.0
 #: Seconds for which an app that is not there is left alone, and a key on which it failed. All mail to them waits so long at
 #: least, so it is short.
 PAUSE: Final = 2.0
-#: Answers kept of live keys, and as many of all others: 3 MB each. Guesses never push out a live key.
+#: Answers kept of live keys, and as many of all others: 1.7 MB each. Guesses never push out a live key.
 ENTRIES: Final = 10_000
 #: The version of `data`; it grows when a field is removed or changes its meaning, not when one is added.
 _VERSION: Final = 1
@@ -233,7 +233,7 @@ class Asker:
         name = self._name(question)
         while True:
             with self._lock:
-                if known := self._known(name, question.url):
+                if known := self._known(name):
                     return known
                 asked = self._asking.get(name)
                 if asked is None:
@@ -248,9 +248,9 @@ class Asker:
         parts = (question.url, question.route, question.domain, question.raw)
         return hmac_sha256(self._secret, repr(parts).encode("utf-8"))
 
-    def _known(self, name: bytes, url: str) -> Answer | None:
+    def _known(self, name: bytes) -> Answer | None:
         now = self._monotonic()
-        return self._alive.get(name, now) or self._others.get(name, now) or self._gate(url).paused(now)
+        return self._alive.get(name, now) or self._others.get(name, now)
 
     def _lead(self, question: Question, name: bytes, landing: threading.Event, deadline: float) -> Answer:
         """Asks for all who ask the same; whatever happens, they go on. Those who find nothing known ask in their turn."""

@@ -44,6 +44,9 @@ __all__ = ["Arrived", "Dialogue", "Ending"]
 
 #: Octets of a token: what names a message for as long as it is in the queue, and what nobody can guess.
 _TOKEN: Final = 16
+#: Seconds for all questions at the end of a message together. Postfix waits for that answer, and what is still open the door
+#: behind the queue asks again.
+_ASKING: Final = 30.0
 
 
 class Arrived(Value):
@@ -133,7 +136,8 @@ class Dialogue:
         decision = policy.at_recipient(envelope, settings, facts)
         if decision.rule in ("no-route", "role-address"):
             return rule_decision("accept", "accepted", detail=decision.detail)
-        decision = self._ask_the_app(decision, envelope, parse(b"", settings.parser), facts)
+        until = time.monotonic() + ASK_DEADLINE
+        decision = self._ask_the_app(decision, envelope, parse(b"", settings.parser), facts, until)
         # The store is asked for a dead key as for a live one: no guess tells them apart by what the answer took.
         counted = counters_for(
             settings.limits, key=decision.key.raw if decision.key is not None else "", route=decision.route, sender="",
@@ -146,13 +150,15 @@ class Dialogue:
             return policy.over_limit(limit, until, verdict=decision, now=started)
         return decision
 
-    def _ask_the_app(self, decision: Decision, envelope: Envelope, message: Message, facts: policy.Facts) -> Decision:
+    def _ask_the_app(
+        self, decision: Decision, envelope: Envelope, message: Message, facts: policy.Facts, until: float
+    ) -> Decision:  # fmt: skip
         """The decision once the app has been asked whether the key is alive; the same where it need not be asked."""
         key = policy.key_to_ask(envelope, message, self.settings, facts)
         if key is None:
             return decision
         asked = question(envelope, self.settings, key)
-        answer = self._asker.alive(asked, deadline=time.monotonic() + ASK_DEADLINE)
+        answer = self._asker.alive(asked, deadline=until)
         facts = facts.replace(alive=answer.alive)
         if not message.raw:
             decided = policy.at_recipient(envelope, self.settings, facts)
@@ -168,16 +174,17 @@ class Dialogue:
             return self._all(arrived, refused)
         sender, results = self._authenticate(arrived, raw)
         message = parse(_received(arrived) + raw, self.settings.parser)
-        judged = [self._judge(to, arrived, message, sender) for to in _once(arrived.recipients)]
+        until = time.monotonic() + _ASKING
+        judged = [self._judge(to, arrived, message, sender, until) for to in _once(arrived.recipients)]
         action = policy.together(tuple(each.decision for each in judged), others=arrived.others)
         if action != "accept":
             return self._answered(action, judged)
         token = os.urandom(_TOKEN).hex()
-        body = stamp.body_hash(message)
-        with self._ledgers.ledger() as ledger:
+        content = stamp.content_hash(message)
+        with self._ledgers.ledger(writes=True) as ledger:
             value, binding = stamp.write(
                 ledger.hash_key, ledger.host_id, token=token, queue_id=arrived.queue_id, mail_from=arrived.sender,
-                client_address=arrived.client_address, sender=sender, results=results, body=body,
+                client_address=arrived.client_address, sender=sender, results=results, content=content,
             )  # fmt: skip
             host_id = ledger.host_id
             recorded = [each for each in judged if each.decision.action in ("accept", "reject", "park")]
@@ -225,14 +232,15 @@ class Dialogue:
         checked = self._authenticator.check(mail, deadline=time.monotonic() + self.milter.dns_deadline)
         return checked.sender, results_value(checked, self.milter.authserv_id)
 
-    def _judge(self, to: str, arrived: Arrived, message: Message, sender: Sender | None) -> _Judgement:
+    def _judge(self, to: str, arrived: Arrived, message: Message, sender: Sender | None, until: float) -> _Judgement:
         envelope = Envelope(
             sender=arrived.sender, recipient=to, queue_id=arrived.queue_id, client_address=arrived.client_address,
             helo=arrived.helo,
         )  # fmt: skip
         facts = facts_for(envelope, self.settings, self.now()).replace(sender=sender, direct=sender is not None)
         decision = policy.decide(envelope, message, self.settings, facts)
-        return _Judgement(to=to, envelope=envelope, decision=self._ask_the_app(decision, envelope, message, facts))
+        decision = self._ask_the_app(decision, envelope, message, facts, until)
+        return _Judgement(to=to, envelope=envelope, decision=decision)
 
     def _limited(self, judged: _Judgement, full: Limited | None) -> _Judgement:
         if full is None:
@@ -261,7 +269,8 @@ def _authenticator(milter: MilterSettings) -> Authenticator | None:
 
 def _received(arrived: Arrived) -> bytes:
     """The field that Postfix will put on top (RFC 5321 4.4), as far as a rule reads it: the message as it will be."""
-    text = f"Received: from {arrived.helo or 'unknown'} ({arrived.client_name} [{arrived.client_address}])\r\n"
+    helo = "".join(char if char.isalnum() or char in "-._:[]" else "?" for char in arrived.helo)  # or it could say `by`
+    text = f"Received: from {helo or 'unknown'} ({arrived.client_name} [{arrived.client_address}])\r\n"
     text += f"\tby {arrived.host} (Postfix) with ESMTP id {arrived.queue_id};\r\n\tThu, 1 Jan 1970 00:00:00 +0000\r\n"
     return text.encode("utf-8", "surrogateescape")
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from gatepost.ask import Question
     from gatepost.decision import Key
+    from gatepost.mail.authentication_results import AuthenticationResults
     from gatepost.mail.message import Message
     from gatepost.settings import Route, Settings
     from gatepost.sinks.delivery import Outcome
@@ -242,7 +243,7 @@ class Gateway:
             return Receipt(decision=_thaw(claim.outcome).replace(detail=""), id=id_, attempt=claim.attempts, already=True)
         if claim.judgement != freeze(verdict):  # an earlier run's, or the milter's: judged once
             verdict = _thaw(claim.judgement).replace(trace=verdict.trace)
-        return self._carry_out(_Job(id_, claim, envelope, message, facts, verdict), deadline, still_whole)
+        return self._carry_out(_Job(id_, claim, envelope, message, facts, verdict, seen), deadline, still_whole)
 
     def _stamp(self, ledger: Ledger, envelope: Envelope, message: Message) -> Stamp | None:
         """What the milter saw of this message, where it has seen it; under another queue ID, only what it has recorded."""
@@ -341,6 +342,7 @@ class Gateway:
             own_hosts=hosts,
             sender_verified=job.verdict.sender.verified,
             sender_verified_by=job.verdict.sender.by,
+            authentication=_results(job.seen),
         )
         return deliver(self.settings.sink(sink), delivery, deadline=deadline, now=self.now)
 
@@ -416,7 +418,8 @@ class Gateway:
             claim = Claim(state="claimed", attempts=2, first_seen=meta["first_seen"])  # not the first: the sink looks closer
             envelope = Envelope(**meta["envelope"])
             message = parse(raw, self.settings.parser)
-            job = _Job(id_, claim, envelope, message, policy.Facts(now=self.now()), verdict)
+            seen = self._stamp(self._ledger(), envelope, message)
+            job = _Job(id_, claim, envelope, message, policy.Facts(now=self.now()), verdict, seen)
             if self.settings.route(verdict.route) is None:
                 raise StoreError(f"no route {verdict.route!r} is configured now: name one with --route")
             sink, decision = self._hand_over(job, deadline)
@@ -429,10 +432,20 @@ class _Job:
     """One claimed message on its way: what every step needs."""
 
     def __init__(
-        self, id_: str, claim: Claim, envelope: Envelope, message: Message, facts: policy.Facts, verdict: Decision
-    ) -> None:
+        self, id_: str, claim: Claim, envelope: Envelope, message: Message, facts: policy.Facts, verdict: Decision,
+        seen: Stamp | None,
+    ) -> None:  # fmt: skip
         self.id, self.claim, self.envelope = id_, claim, envelope
-        self.message, self.facts, self.verdict = message, facts, verdict
+        self.message, self.facts, self.verdict, self.seen = message, facts, verdict, seen
+
+
+def _results(seen: Stamp | None) -> AuthenticationResults | None:
+    """What the milter found of the sender, where it saw the message."""
+    if seen is None:
+        return None
+    from gatepost.mail.authentication_results import authentication_results
+
+    return authentication_results(seen.results)
 
 
 def _kept(decision: Decision) -> Decision:

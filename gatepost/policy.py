@@ -58,8 +58,9 @@ class Facts(Value):
     """What only the world outside knows: Unix time in seconds, the route's revoked: file as it stands, who the sender is.
 
     `sender`: what our own checks found, None where there were none; where they found nothing, what trusted hosts wrote into the
-    message counts. `direct`: the client was none of the trusted hosts, whatever the message says of its way. `alive`: what the
-    app answered of the key that `key_to_ask` names, "" where it was not asked.
+    message counts. `direct`: the client was none of the trusted hosts, whatever the message says of its way; nor does it count
+    then what the message says of its sender. `alive`: what the app answered of the key that `key_to_ask` names, "" where it was
+    not asked.
     """
 
     now: float
@@ -97,7 +98,9 @@ class _Case:
             *lists.find(message),
             *spam.find(believed),
         )  # fmt: skip
-        self.sender = self._ask_sender(sender.verdict(message, believed, _believed_names(settings), envelope))
+        # All that a direct client's message says of its sender is the client's own word: no trusted host has seen it.
+        names = () if facts.direct else _believed_names(settings)
+        self.sender = self._ask_sender(sender.verdict(message, believed, names, envelope))
 
     def _ask_sender(self, written: Sender) -> Sender:
         """What our own checks found; where they found nothing, what is written. A From of nobody stays nobody's."""
@@ -367,8 +370,8 @@ def _doubts(case: _Case) -> dict[str, str]:
         found["sender-mismatch"] = "From is not one address that owns the key"
         owned = False
     if (owned or by_name) and case.sender.verified != "yes":
-        who = "From owns the key" if owned else "sender.allow names From"
-        if case.sender.temporary and case.sender.verified == "unknown" and not (owned and route.must_match == "park"):
+        who = "sender.allow names From" if by_name else "From owns the key"
+        if case.sender.temporary and case.sender.verified == "unknown" and (by_name or route.must_match != "park"):
             found["sender-unchecked"] = f"{who}, and DNS did not answer"
         else:
             found["sender-unverified"] = f"{who}, but nobody authenticated it"

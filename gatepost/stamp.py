@@ -3,11 +3,11 @@
     X-Gatepost-Stamp: v=1; t=TOKEN; q=QUEUE_ID; c=CLIENT; s=yes,mail-from; m=dmarc; b=MAC
 
 The milter puts it on top of one Authentication-Results field. t: 16 random octets, hex, new for each message: what delivery
-ids are made of. q, c: queue ID and client address when it was written. s: `none` where the sender was not checked (the client is
-a trusted host), else verified (`yes`, `no`, `unknown`), and `temporary` and `mail-from` where they hold. m: the method that said
-so. b: HMAC-SHA256 over the host id, all of that, MAIL FROM, the results below and the body's hash.
+ids are made of. q, c: queue ID and client address when it was written. s: `none` where the sender was not checked (the client
+is a trusted host), else verified (`yes`, `no`, `unknown`), and `temporary` and `mail-from` where they hold. m: the method that
+said so. b: HMAC-SHA256 over the host id, all of that, MAIL FROM, the results below, From and the body.
 
-Promises: `read` believes nothing that is not whole, ours, for this MAIL FROM and client and body; a stamp that came under
+Promises: `read` believes nothing that is not whole, ours, for this MAIL FROM, client, From and body; a stamp that came under
 another queue ID (`postsuper -r` makes a new one) it returns as `moved`, and somebody must know its token.
 Never: says anything of a recipient: every recipient sees the head.
 """
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from gatepost.decision import Envelope
     from gatepost.mail.message import Message
 
-__all__ = ["FIELD", "RESULTS", "Stamp", "body_hash", "read", "write"]
+__all__ = ["FIELD", "RESULTS", "Stamp", "content_hash", "read", "write"]
 
 #: The field's name as it is written.
 FIELD: Final = "X-Gatepost-Stamp"
@@ -44,35 +44,42 @@ _LONGEST: Final = 400
 
 
 class Stamp(Value):
-    """What the milter saw. `sender`: None where it did not check. `moved`: the queue ID is another one now.
+    """What the milter saw. `sender`: None where it did not check. `results`: the value of the field below, unfolded.
 
-    `binding`: a keyed hash over MAIL FROM, client and body: what must be the same where the queue ID is not.
+    `moved`: the queue ID is another one now. `binding`: a keyed hash over MAIL FROM, client, From and body, which must be the
+    same then.
     """
 
     token: str
     sender: Sender | None
+    results: bytes
     moved: bool
     binding: bytes
 
 
-def body_hash(message: Message) -> str:
-    """SHA-256, in hex, of the body without the empty lines at its end: Postfix may add one to a message that has none."""
+def content_hash(message: Message) -> str:
+    """SHA-256, in hex, of what the verdict on the sender is about: every From field, and the body.
+
+    Without From a head that somebody has seen (a notice has it) would vouch for another. Of the body the empty lines at its end
+    are left out: Postfix may add one to a message that has none.
+    """
     start, end = message.headers.body_start, len(message.raw)
     while end - 2 >= start and message.raw.endswith(b"\r\n", start, end):
         end -= 2
-    return sha256(memoryview(message.raw)[start:end]).hex()
+    written = [b" ".join(field.value.split()) for field in message.headers.all("from")]
+    return sha256(*(b"%b\n" % each for each in written), b"\n", memoryview(message.raw)[start:end]).hex()
 
 
 def write(
     key: bytes, host_id: str, *, token: str, queue_id: str, mail_from: str, client_address: str, sender: Sender | None,
-    results: str, body: str,
+    results: str, content: str,
 ) -> tuple[str, bytes]:  # fmt: skip
-    """The field's value, and the binding. `key`: the store's secret; `body`: of `body_hash`; `results`: the field below."""
+    """The field's value, and the binding. `key`: the store's secret; `results`: the field below; `content`: its hash."""
     fields = {"v": "1", "t": token, "q": queue_id, "c": _client(client_address), "s": _sender(sender),
               "m": sender.by.partition(" ")[0] if sender is not None else ""}  # fmt: skip
     text = "; ".join(f"{name}={value}" for name, value in fields.items())
-    mac = _mac(key, host_id, text, mail_from, results, body)
-    return f"{text};\r\n\tb={mac}", _binding(key, mail_from, fields["c"], body)
+    mac = _mac(key, host_id, text, mail_from, results, content)
+    return f"{text};\r\n\tb={mac}", _binding(key, mail_from, fields["c"], content)
 
 
 def read(key: bytes, host_id: str, message: Message, envelope: Envelope, authserv_id: str) -> Stamp | None:
@@ -84,17 +91,17 @@ def read(key: bytes, host_id: str, message: Message, envelope: Envelope, authser
     found = _fields(fields[at].value)
     if found is None:
         return None
-    body = body_hash(message)
+    content = content_hash(message)
     text = "; ".join(f"{name}={found[name]}" for name in _NAMES[:-1])
-    mac = _mac(key, host_id, text, envelope.sender, fields[at + 1].value.decode("latin-1"), body)
+    mac = _mac(key, host_id, text, envelope.sender, fields[at + 1].value.decode("latin-1"), content)
     if not same(mac, found["b"]):
         return None
     moved = found["q"] != envelope.queue_id
     if found["c"] != _client(envelope.client_address) and not (moved and numbers(envelope.client_address) is None):
         return None
     return Stamp(
-        token=found["t"], sender=_read_sender(found["s"], found["m"], authserv_id), moved=moved,
-        binding=_binding(key, envelope.sender, found["c"], body),
+        token=found["t"], sender=_read_sender(found["s"], found["m"], authserv_id), results=fields[at + 1].value, moved=moved,
+        binding=_binding(key, envelope.sender, found["c"], content),
     )  # fmt: skip
 
 
@@ -139,12 +146,12 @@ def _client(address: str) -> str:
     return ".".join(map(str, known)) if len(known) == 4 else ":".join(f"{group:x}" for group in known)
 
 
-def _mac(key: bytes, host_id: str, text: str, mail_from: str, results: str, body: str) -> str:
-    return _keyed(key, "stamp 1", host_id, text, _mail_from(mail_from), " ".join(results.split()), body).hex()
+def _mac(key: bytes, host_id: str, text: str, mail_from: str, results: str, content: str) -> str:
+    return _keyed(key, "stamp 1", host_id, text, _mail_from(mail_from), _one_line(results), content).hex()
 
 
-def _binding(key: bytes, mail_from: str, client: str, body: str) -> bytes:
-    return _keyed(key, "stamp binding 1", _mail_from(mail_from), client, body)
+def _binding(key: bytes, mail_from: str, client: str, content: str) -> bytes:
+    return _keyed(key, "stamp binding 1", _mail_from(mail_from), client, content)
 
 
 def _keyed(key: bytes, purpose: str, *parts: str) -> bytes:
@@ -152,6 +159,10 @@ def _keyed(key: bytes, purpose: str, *parts: str) -> bytes:
     return hmac_sha256(key, text.encode("utf-8", "surrogatepass"))
 
 
+def _one_line(results: str) -> str:
+    """However it is folded (RFC 5322 2.2.3); of other characters each counts."""
+    return b" ".join(results.encode("utf-8").split()).decode("utf-8")
+
+
 def _mail_from(address: str) -> str:
     return recipient(address.removeprefix("<").removesuffix(">")).final_form
-

@@ -32,12 +32,10 @@ _SERVICE: Final = "gatepost"
 _TIME_LIMIT_MARGIN: Final = 30
 #: Postfix's queue folder, where nobody says another. smtpd works there, and in a chroot sees nothing else.
 QUEUE_DIRECTORY: Final = "/var/spool/postfix"
-#: Seconds that Postfix waits for the milter: to connect; for one answer, the first of a session included; for the answer at
-#: the end of a message, beside `milter.dns_deadline`. The second is longer than store and `ask:` (5 s) may take at RCPT, the
-#: third far below the 10 minutes of a client (RFC 5321 4.5.3.2.6).
-_MILTER_CONNECT: Final = 10
-_MILTER_COMMAND: Final = 30
-_MILTER_CONTENT: Final = 90
+#: How long Postfix waits for the milter: to connect; for one answer, the first of a session included; for the answer at the
+#: end of a message. The second is longer than store and `ask:` (5 s) may take at RCPT; the third than a large message may wait
+#: for its turn (120 s) with the longest `milter.dns_deadline` (60 s); a client waits 10 minutes (RFC 5321 4.5.3.2.6).
+_MILTER_TIMES: Final = "connect_timeout=10s, command_timeout=30s, content_timeout=300s"
 #: Postfix's defaults in seconds, below which the fragment does not go.
 _MINIMAL_BACKOFF: Final = 300
 _MAXIMAL_BACKOFF: Final = 4_000
@@ -162,12 +160,8 @@ def _milter(milter: MilterSettings | None, queue_directory: str) -> str:
     """The setting that names our milter, alone; without one a remark."""
     if milter is None:
         return "# (smtpd_milters: none, for gatepost.yml has no `milter:`. docs/wiring.md, The milter)"
-    times = (
-        f"connect_timeout={_MILTER_CONNECT}s, command_timeout={_MILTER_COMMAND}s, "
-        f"content_timeout={_MILTER_CONTENT + ceil(milter.dns_deadline)}s"
-    )
     endpoint = milter_endpoint(milter.socket, queue_directory)
-    return f"smtpd_milters = {{{endpoint}, {times}, default_action={milter.default_action}}}"
+    return f"smtpd_milters = {{{endpoint}, {_MILTER_TIMES}, default_action={milter.default_action}}}"
 
 
 def _fill(template: str, values: dict[str, str]) -> str:

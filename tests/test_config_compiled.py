@@ -93,6 +93,41 @@ def place() -> Iterator[Place]:
         shutil.rmtree(folder)
 
 
+EVERYTHING = """\
+trusted: [mx2.example.com]
+routes:
+  - name: replies
+    address: "reply+%{key}@in.example.com"
+    keys: {format: signed, secret: reply-keys, former_domains: [old.example.com], ask: "https://app.example.com/k"}
+    screening: {malformed: reject}
+    sender: {must-match: flag, allow: [example.org, 192.0.2.0/24], deny: [a.example.org]}
+    deliver: [app]
+sinks:
+  app: {webhook: "https://app.example.com/mail", secret: app-webhook}
+limits: {per_route: [9/1m]}
+milter: {socket: "inet:8891@127.0.0.1", authserv_id: mx.example.com, authenticate: [spf], dns: ["127.0.0.1:5353"],
+         dns_deadline: 3s, default_action: accept}
+log: syslog
+"""
+
+
+def test_a_copy_has_everything(place: Place) -> None:
+    """What came out of a copy is what the files say, each setting in its own type."""
+    place.write(place.config, f"{EVERYTHING}store: {place.store}\n", 0o644)
+    place.load()
+    inode = place.copy.stat().st_ino
+    again = place.load()
+    assert place.copy.stat().st_ino == inode
+    assert again == load(str(place.config))
+    assert again.milter is not None
+    assert (again.milter.dns, again.milter.dns_deadline) == (("127.0.0.1:5353",), 3.0)
+    assert again.routes[0].allow == ("example.org", "192.0.2.0/24")
+    keys = again.routes[0].keys
+    assert keys is not None
+    assert keys.ask is not None
+    assert keys.ask.secrets == again.sinks[0].secrets
+
+
 def test_the_first_load_leaves_a_copy(place: Place) -> None:
     """A load without a copy leaves one in the store, mode 0600 whatever the umask, and nothing else beside it."""
     before = os.umask(0)

@@ -23,8 +23,10 @@ from typing import Any
 import pytest
 
 from demo.app import App
+from demo.postfix_instance import wait_for
 from gatepost.cli.doctor import _show
 from gatepost.doctor.check import Check, answer, fail, ok, unknown, worst_first
+from gatepost.doctor.milter import milters
 from gatepost.doctor.postfix_instance import PostfixError, parse_service, seconds
 from gatepost.doctor.sinks import _command
 from gatepost.stores.database import DATABASE, HOST_ID
@@ -229,6 +231,113 @@ def test_a_planted_fault_is_named_first(made: Installation, plant: Plant, name: 
     assert not any(check["status"] == "FAIL" for check in others), others
 
 
+# --- the milter, as far as it goes without Postfix --------------------------------------------------------------------------
+
+#: Listens like a milter, or like what is none.
+LISTENER = r"""
+import socket, struct, sys
+path, kind = sys.argv[1:]
+with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
+    server.bind(path)
+    if kind == "deaf":
+        raise SystemExit
+    server.listen(8)
+    kept = []
+    while True:
+        there, _ = server.accept()
+        kept.append(there)
+        if kind == "milter" and len(there.recv(17, socket.MSG_WAITALL)) == 17:
+            there.sendall(struct.pack("!IcIII", 13, b"O", 6, 0, 0))
+        elif kind == "web":
+            there.sendall(b"HTTP/1.0 400 Bad Request\r\n\r\n")
+"""
+
+
+@contextmanager
+def listener(made: Installation, kind: str, user: int = NOBODY) -> Iterator[None]:
+    """The configuration names a socket; `kind`: who listens there. "": nobody ever did; "nowhere": there is no such folder."""
+    edit("store:", f"milter: {{socket: 'unix:{made.folder}/milter/milter.sock', authserv_id: mx.example.com}}\nstore:")(made)
+    folder, process = made.folder / "milter", None
+    if kind != "nowhere":
+        folder.mkdir(mode=0o711)
+    if kind not in ("nowhere", ""):
+        path = folder / "milter.sock"
+        as_user: dict[str, Any] = {"user": user, "group": user, "extra_groups": []} if os.geteuid() == 0 else {}
+        os.chown(folder, user, user) if as_user else None
+        process = subprocess.Popen([sys.executable, "-c", LISTENER, str(path), kind], cwd="/", **as_user)
+        wait_for(lambda: path.exists() and (kind != "deaf" or process.poll() is not None), what="the listener")
+    try:
+        yield
+    finally:
+        if process is not None:
+            process.kill()
+            process.wait(30)
+
+
+MILTERS = [
+    pytest.param("nowhere", NOBODY, "milter-socket", "install -d -o gatepost -g postfix", id="no folder for the socket"),
+    pytest.param("", NOBODY, "milter-socket", "gatepost-milter", id="a milter that was never started"),
+    pytest.param("deaf", NOBODY, "milter-socket", "gatepost-milter", id="the socket of a milter that is gone"),
+    pytest.param("web", NOBODY, "milter-socket", "restart", id="something else at the socket"),
+    pytest.param("silent", NOBODY, "milter-socket", "restart", id="a milter that hangs"),
+    pytest.param("milter", 1, "milter-user", "as nobody", id="a milter of another user's"),
+]
+
+
+@pytest.mark.parametrize(("kind", "user", "name", "mend"), MILTERS)
+def test_a_milter_that_does_not_work_is_named_first(made: Installation, kind: str, user: int, name: str, mend: str) -> None:
+    """What Postfix would meet at the socket, and what mends it."""
+    with listener(made, kind, user):
+        first, *others = report(made, status=1)
+    assert (first["name"], first["status"]) == (name, "FAIL"), first
+    assert mend in first["mend"]
+    assert not any(check["status"] == "FAIL" for check in others), others
+
+
+def test_a_milter_that_answers_is_well(made: Installation) -> None:
+    """Extra, socket and user are ok; of the sender nobody asks."""
+    with listener(made, "milter"):
+        found = {check["name"]: check["status"] for check in report(made, status=0)}
+    assert {name: found[name] for name in ("milter", "milter-socket", "milter-user", "sender")} == {
+        "milter": "ok", "milter-socket": "ok", "milter-user": "ok", "sender": "not used",
+    }  # fmt: skip
+
+
+SENDERS = [
+    # the route's sender:, further settings, the status, why
+    ("{must-match: reject}", "", "FAIL", "nobody says who the sender is"),
+    ("{must-match: park}", "", "FAIL", "parked is not delivered either"),
+    ("{must-match: flag}", "", "warn", "all mail is flagged, and arrives"),
+    ("{allow: [person@example.org]}", "", "FAIL", "From must be verified to be let in"),
+    ("{allow: [192.0.2.0/24, person@example.org]}", "", "FAIL", "half of the list works"),
+    ("{allow: [192.0.2.0/24, '2001:db8::1']}", "", "not used", "Postfix knows the client's address"),
+    ("{deny: [person@example.org]}", "", "not used", "a name that is refused needs no proof"),
+    ("{must-match: reject}", "trusted: [mx.example.com]\n", "ok", "a host in front says it"),
+]
+
+
+@pytest.mark.parametrize(("sender", "more", "status"), [row[:3] for row in SENDERS],
+                         ids=[f"{row[0]} {row[3]}" for row in SENDERS])  # fmt: skip
+def test_who_asks_for_the_sender_needs_somebody_who_says_it(made: Installation, sender: str, more: str, status: str) -> None:
+    """A route that lets verified senders in alone gets no mail where nobody verifies any."""
+    edit("    deliver: [app]", f"    sender: {sender}\n    deliver: [app]")(made)
+    edit("store:", f"{more}store:")(made)
+    first = report(made, status=1 if status == "FAIL" else 0)
+    (check,) = [each for each in first if each["name"] == "sender"]
+    assert check["status"] == status
+    assert status != "FAIL" or first[0] == check
+    assert bool(check["mend"]) == (status in ("FAIL", "warn"))
+
+
+def test_a_milter_that_authenticates_says_who_the_sender_is(made: Installation) -> None:
+    """With methods it is enough; one that asks no DNS says nothing of senders."""
+    edit("    deliver: [app]", "    sender: {must-match: reject}\n    deliver: [app]")(made)
+    with listener(made, "milter"):
+        assert {check["name"]: check["status"] for check in report(made, status=0)}["sender"] == "ok"
+        edit("authserv_id:", "authenticate: [], authserv_id:")(made)
+        assert report(made, status=1)[0]["name"] == "sender"
+
+
 # --- the probe ------------------------------------------------------------------------------------------------------------
 
 
@@ -381,3 +490,20 @@ def test_a_commands_program_must_be_there_and_runnable(tmp_path: Path, program: 
         path.write_text(program)
         path.chmod(mode)
     assert _command((str(path),)).status == status
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("", []),
+        ("unix:a/b", [("unix:a/b", {})]),
+        ("inet:localhost:11332, unix:a/b", [("inet:localhost:11332", {}), ("unix:a/b", {})]),
+        ("{unix:a/b, default_action=accept,command_timeout=5s} inet:[::1]:1",
+         [("unix:a/b", {"default_action": "accept", "command_timeout": "5s"}), ("inet:[::1]:1", {})]),
+        ("{ unix:a }, {unix:b}", [("unix:a", {}), ("unix:b", {})]),
+        ("{unix:a", []), ("}{,,", []),
+    ],
+)  # fmt: skip
+def test_a_list_of_milters_is_read_as_postfix_reads_it(value: str, expected: list[tuple[str, dict[str, str]]]) -> None:
+    """postconf(5), smtpd_milters: white space and commas outside of braces separate; what is broken holds none, and nothing raises."""
+    assert [(each.endpoint, each.options) for each in milters(value)] == expected

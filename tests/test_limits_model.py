@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gatepost.stores import ledger as stores_ledger
-from gatepost.stores.ledger import Ledger
+from gatepost.stores.ledger import Judged, Ledger
 from gatepost.stores.limits import Counter
 
 START = 100_000.0
@@ -26,7 +26,8 @@ COUNTERS = (
 
 
 class Step(NamedTuple):
-    what: Literal["claim", "release", "finish"]
+    #: "judge": a message with this delivery and the next, before the queue.
+    what: Literal["claim", "release", "finish", "judge"]
     delivery: int
     #: Seconds that the clock goes on before this step; below 0: it is set back.
     later: int
@@ -62,6 +63,28 @@ class Model:
         self.lease[delivery] = now + LEASE
         return "claimed", self.judgement[delivery], 0.0, seen
 
+    def judge(self, deliveries: tuple[int, ...], now: float, judgement: str, counters: frozenset[int]) -> list[int]:
+        """Those that are limited."""
+        limited = []
+        for delivery in deliveries:
+            if delivery in self.first_seen:
+                continue
+            if self.full(counters, now):
+                limited.append(delivery)
+                continue
+            for n in counters:
+                self.counts[n].append(now)
+            self.first_seen[delivery], self.attempts[delivery], self.lease[delivery] = now, 0, 0.0
+            self.judgement[delivery] = judgement
+        return limited
+
+    def room(self, counters: frozenset[int], now: float) -> tuple[float, str] | None:
+        """What `full` says, with nothing moved."""
+        before = {n: list(times) for n, times in self.counts.items()}
+        answer = self.full(counters, now)
+        self.counts = before
+        return answer
+
     def full(self, counters: frozenset[int], now: float) -> tuple[float, str] | None:
         full = []
         for n in counters:
@@ -85,36 +108,51 @@ def run(ledger: Ledger, steps: list[Step]) -> list[tuple[float, frozenset[int]]]
     """Takes ledger and model through the steps, compares every answer, and returns when what passed."""
     ledger._database.execute("DELETE FROM delivery")
     ledger._database.execute("DELETE FROM counted")
+    ledger._database.execute("DELETE FROM token")
     model, now, fences, passed = Model(), START, dict.fromkeys(range(12), 0), []
     for number, step in enumerate(steps):
         now += step.later
         id_ = f"{step.delivery:064x}"
+        counters = tuple(COUNTERS[n] for n in sorted(step.counters))
+        assert ledger.room(counters, now=now, lease=LEASE) == model.room(step.counters, now)
         if step.what == "claim":
             passing = step.delivery not in model.judgement
             expected = model.claim(step.delivery, now, str(number), step.counters)
             claim = ledger.claim(
                 id_, now=now, lease=LEASE, judgement=str(number), queue_id="Q", sender="", recipient="",
-                counters=tuple(COUNTERS[n] for n in sorted(step.counters)),
+                counters=counters,
             )  # fmt: skip
             assert (claim.state, claim.limit or claim.judgement, claim.until, claim.first_seen) == expected
             assert claim.attempts == model.attempts[step.delivery]
             fences[step.delivery] = claim.fence or fences[step.delivery]
             if passing and claim.state == "claimed":
                 passed.append((now, step.counters))
+        elif step.what == "judge":
+            pair = (step.delivery, (step.delivery + 1) % 12)
+            new = [each for each in pair if each not in model.first_seen]
+            limited = ledger.judge(
+                tuple(Judged(id=f"{each:064x}", recipient="", judgement=str(number), counters=counters) for each in pair),
+                token=f"{number:032x}", queue_id="Q", sender="", binding=b"", now=now, lease=LEASE,
+            )  # fmt: skip
+            expected_limited = model.judge(pair, now, str(number), step.counters)
+            assert [int(each.id, 16) for each in limited] == expected_limited
+            assert (ledger.recorded(f"{number:032x}") is None) == (len(limited) == 2)
+            passed += [(now, step.counters)] * (len(new) - len(limited))
         elif step.what == "release":
             held = model.lease.get(step.delivery, 0.0) > 0 and step.delivery not in model.done
             assert ledger.release(id_, fences[step.delivery]) == held
             if held:
                 model.lease[step.delivery] = 0.0
         else:
-            assert ledger.finish(id_, fences[step.delivery], outcome="x", now=now) == (step.delivery in model.judgement)
-            if step.delivery in model.judgement:
+            claimed = step.delivery in model.judgement and fences[step.delivery] > 0
+            assert ledger.finish(id_, fences[step.delivery], outcome="x", now=now) == claimed
+            if claimed:
                 model.done.add(step.delivery)
     return passed
 
 
 def steps(clock: st.SearchStrategy[int]) -> st.SearchStrategy[list[Step]]:
-    whats = st.sampled_from(("claim", "claim", "claim", "release", "finish"))
+    whats = st.sampled_from(("claim", "claim", "claim", "judge", "judge", "release", "finish"))
     chosen = st.frozensets(st.integers(0, len(COUNTERS) - 1))
     return st.lists(st.builds(Step, whats, st.integers(0, 11), clock, chosen), max_size=60)
 

@@ -387,6 +387,88 @@ def test_another_event() -> None:
     assert caught.value.type == "gatepost.probe"
 
 
+CHECK: dict[str, Any] = {
+    "type": "key.check",
+    "timestamp": "2026-11-21T12:00:00Z",
+    "data": {
+        "version": 1,
+        "route": "desk",
+        "domain": "in.example.com",
+        "key": {"raw": "garden-20-issue-", "subject": "20", "options": ["x"], "kind": "service-desk"},
+    },
+}
+
+
+def check(content: Any, event_id: str = "1f" * 16) -> receiver.KeyCheck:
+    body = json.dumps(content).encode()
+    return verify_webhook(headers(body, event_id=event_id), body, SECRET, now=NOW).key_check()
+
+
+def test_a_question() -> None:
+    """Every field of a key.check can be read by name, and fields of a later gatepost are no error."""
+    asked = check(CHECK | {"new": 1, "data": {**CHECK["data"], "new": [1]}})
+    assert asked == receiver.KeyCheck(
+        id="1f" * 16,
+        version=1,
+        timestamp=datetime(2026, 11, 21, 12, tzinfo=UTC),
+        route="desk",
+        domain="in.example.com",
+        key=receiver.Key(raw="garden-20-issue-", subject="20", options=("x",), kind="service-desk"),
+        data={**CHECK["data"], "new": [1]},
+    )
+
+
+def test_the_schema_of_a_question_is_what_is_read() -> None:
+    """docs/key-check.schema.json names the fields of this file's example, and each has its place in a value."""
+    schema = json.loads((ROOT / "docs" / "key-check.schema.json").read_text(encoding="utf-8"))
+    data = schema["properties"]["data"]
+    assert set(schema["required"]) == set(CHECK)
+    assert set(data["required"]) == set(CHECK["data"]) == set(receiver.KeyCheck._fields) - {"data", "id", "timestamp"}
+    assert set(data["properties"]["key"]["properties"]) == set(receiver.Key._fields)
+
+
+def check_changed(name: str, to: Any) -> dict[str, Any]:
+    """A question with one field of its data changed, or taken out (`to` is ...)."""
+    return CHECK | {"data": {each: value for each, value in (CHECK["data"] | {name: to}).items() if value is not ...}}
+
+
+MISREAD_CHECKS: list[tuple[str, dict[str, Any], str]] = [
+    ("no data", {"type": "key.check", "timestamp": "2026-11-21T12:00:00Z"}, "data"),
+    ("a later version", check_changed("version", 2), "data.version"),
+    ("no route", check_changed("route", ...), "data.route"),
+    ("no domain", check_changed("domain", ...), "data.domain"),
+    ("no key", check_changed("key", ...), "data.key"),
+    ("a key that is null", check_changed("key", None), "data.key"),
+    ("a key without raw", check_changed("key", {"subject": "20"}), "data.key.raw"),
+    ("no time", CHECK | {"timestamp": "now"}, "timestamp"),
+]
+
+
+@pytest.mark.parametrize(("content", "path"), [row[1:] for row in MISREAD_CHECKS], ids=[row[0] for row in MISREAD_CHECKS])
+def test_a_question_that_cannot_be_read(content: dict[str, Any], path: str) -> None:
+    """What cannot be read is a BodyError that names the path: no key is taken for another."""
+    with pytest.raises(BodyError) as caught:
+        check(content)
+    assert caught.value.path == path
+
+
+def test_a_message_is_no_question() -> None:
+    """Neither event is read as the other, and the error names both."""
+    with pytest.raises(EventTypeError, match=r"message\.received is not key\.check") as caught:
+        check(CONTENT)
+    assert caught.value.type == receiver.MESSAGE_RECEIVED
+    with pytest.raises(EventTypeError, match=r"key\.check is not message\.received") as caught:
+        read(CHECK)
+    assert caught.value.type == receiver.KEY_CHECK
+
+
+@pytest.mark.parametrize("alive", [None, 0, 1, "", "false", [], {}], ids=repr)
+def test_only_a_bool_answers(alive: Any) -> None:
+    """What a look-up gives that found nothing, or failed, must not become a final no."""
+    with pytest.raises(TypeError, match="True or False"):
+        receiver.key_alive(alive)
+
+
 @settings(deadline=None)
 @given(
     st.recursive(
@@ -509,9 +591,10 @@ def test_outgoing_from_a_dedicated_address() -> None:
 
 
 def test_answers() -> None:
-    """The two answers are JSON as the sink reads it, whatever the text."""
+    """The answers are JSON as the sink reads it, whatever the text."""
     assert json.loads(receiver.refuse('geschlossen – "zu"\n')) == {"gatepost": "refuse", "text": 'geschlossen – "zu"\n'}
     assert json.loads(receiver.accepted("5f" * 32)) == {"gatepost": "accepted", "id": "5f" * 32}
+    assert [receiver.key_alive(alive) for alive in (True, False)] == [b'{"alive": true}', b'{"alive": false}']
 
 
 def blocks() -> list[str]:
@@ -520,10 +603,17 @@ def blocks() -> list[str]:
     return found
 
 
+def asks(raw: str) -> bytes:
+    return json.dumps(check_changed("key", {"raw": raw, "subject": "x"})).encode()
+
+
 APP_ANSWERS = [
     ("a message", BODY, SECRET, "42", "200 OK", b'"accepted"'),
     ("a message that the app refuses", BODY, SECRET, "closed-ticket", "200 OK", b'"refuse"'),
     ("a probe", b'{"type": "gatepost.probe"}', SECRET, "", "200 OK", b""),
+    ("a question", asks("ticket-42"), SECRET, "", "200 OK", b'{"alive": true}'),
+    ("a question about a dead key", asks("ticket-43"), SECRET, "", "200 OK", b'{"alive": false}'),
+    ("a stranger's question", asks("ticket-42"), OTHER, "", "401 Unauthorized", b"no signature fits"),
     ("a stranger's", BODY, OTHER, "42", "401 Unauthorized", b"no signature fits"),
     ("not JSON", b"{", SECRET, "", "400 Bad Request", b"not JSON"),
 ]

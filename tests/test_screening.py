@@ -17,7 +17,7 @@ from gatepost.frozen import freeze, thaw
 from gatepost.mail.canonical import from_pipe
 from gatepost.mail.message import Message, parse
 from gatepost.screening import automatic, bounces, lists, loops, spam
-from gatepost.screening.authentication_results import authentication_results
+from gatepost.mail.authentication_results import authentication_results
 from gatepost.screening.bounce_text import BEGINNINGS, LIKELY, PHRASES
 from gatepost.screening.opening import BYTES, PARTS, TEXT, opening
 from gatepost.screening.passage import ours, passage
@@ -408,4 +408,4 @@ def test_a_person_s_message_pays_for_no_look_inside() -> None:
     done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True, timeout=60)
     loaded = set(done.stdout.split())
     assert not loaded & {"re", "email", "gatepost.screening.bounce_text", "gatepost.screening.opening",
-                         "gatepost.screening.authentication_results"}  # fmt: skip
+                         "gatepost.mail.authentication_results"}  # fmt: skip

@@ -47,11 +47,18 @@ def installed() -> Iterator[Installed]:
         yield Installed(environment, wheel, folder)
 
 
+@pytest.fixture(scope="module")
+def with_milter(installed: Installed) -> Environment:
+    """Another environment, with the extra [milter]."""
+    return make_environment(installed.folder / "with-milter", source="wheel", milter=True)
+
+
 def expected() -> dict[str, Path]:
     """Each name in the wheel that is a file of the checkout, and that file."""
     stem = f"gatepost-{gatepost.__version__}"
     sources = {path.relative_to(CHECKOUT).as_posix(): path for path in (CHECKOUT / "gatepost").rglob("*.py")}
-    sources |= {path.relative_to(CHECKOUT / "filter").as_posix(): path for path in (CHECKOUT / "filter").rglob("*.py")}
+    for root in (CHECKOUT / "filter", CHECKOUT / "milter"):
+        sources |= {path.relative_to(root).as_posix(): path for path in root.rglob("*.py")}
     fragments = {f"{stem}.data/data/share/gatepost/postfix/{name}": CHECKOUT / "postfix" / name for name in FRAGMENTS}
     return {**sources, **fragments, "gatepost/py.typed": CHECKOUT / "gatepost" / "py.typed"}
 
@@ -97,23 +104,71 @@ def test_the_metadata_say_what_setup_cfg_says(installed: Installed) -> None:
 def test_each_file_compiles_without_a_warning(installed: Installed) -> None:
     """What a compiler warns of stands on standard error of the first run; -f: whatever was compiled before."""
     site = Path(installed.environment.pipe_script).parent.parent
-    folders = [str(site / "gatepost"), str(site / "gatepost_filter")]
+    folders = [str(site / name) for name in ("gatepost", "gatepost_filter", "gatepost_milter")]
     done = subprocess.run([installed.environment.python, "-I", *STRICT, "-m", "compileall", "-q", "-f", *folders], timeout=120,
                           capture_output=True, check=False)  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
-def test_it_runs_where_the_checkout_is_not(installed: Installed) -> None:
-    """The user gatepost imports every module from the environment, and none from the checkout."""
+#: Imports every module that it is told; prints those that came, with their files, and those that lack something.
+IMPORT_ALL = """\
+import importlib, sys
+for name in sys.argv[1:]:
+    try:
+        print(name, importlib.import_module(name).__file__)
+    except ImportError as error:
+        print(name, "lacks", type(error).__name__)
+"""
+
+
+def imported(environment: Environment) -> dict[str, str]:
+    """Every module of ours, as the user gatepost imports it there: its file, or what it lacks."""
     modules = sorted(name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
                      for name in expected() if name.endswith(".py") and not name.endswith("__main__.py"))  # fmt: skip
-    code = (f"import importlib, sys\nfor name in {modules!r}:\n    importlib.import_module(name)\n"
-            "print('\\n'.join(m.__file__ for n, m in sys.modules.items() if n.startswith('gatepost')))")  # fmt: skip
-    done = run_as("gatepost", [installed.environment.python, "-I", *STRICT, "-c", code])
+    done = run_as("gatepost", [environment.python, "-I", *STRICT, "-c", IMPORT_ALL, *modules])
     assert (done.returncode, done.stderr) == (0, b"")
-    files = done.stdout.decode().split()
-    assert len(files) >= len(modules)
-    assert [file for file in files if not file.startswith(installed.environment.folder)] == []
+    found = dict(line.split(" ", 1) for line in done.stdout.decode().splitlines())
+    assert list(found) == modules
+    return found
+
+
+def test_it_runs_where_the_checkout_is_not(installed: Installed, with_milter: Environment) -> None:
+    """Every module is imported from the environment and none from the checkout; two rooms alone need the extra [milter]."""
+    without, with_extra = imported(installed.environment), imported(with_milter)
+    lacking = {name for name, file in without.items() if file.startswith("lacks ")}
+    assert lacking >= {"gatepost.authentication", "gatepost_milter.server"}
+    assert {name for name in lacking if not name.startswith("gatepost.authentication.")} == {
+        "gatepost.authentication", "gatepost_milter.server",
+    }  # fmt: skip
+    for found, folder in ((without, installed.environment.folder), (with_extra, with_milter.folder)):
+        assert [file for file in found.values() if not file.startswith(("lacks ", folder))] == []
+    assert not any(file.startswith("lacks ") for file in with_extra.values()), with_extra
+
+
+MILTER = "milter: {socket: 'unix:/var/spool/postfix/gatepost/milter.sock', authserv_id: mx.example.com}\n"
+
+
+def test_without_the_extra_only_the_milter_is_missing(installed: Installed) -> None:
+    """`gatepost milter` says what to install and how; check, doctor, fragments and the pipe script work, with `milter:` as well."""
+    with open_folder("no-extra") as folder:
+        made = given(folder / "installed", more=MILTER)
+        milter = installed.command("milter", "--config", str(made.config))
+        assert (milter.returncode, milter.stdout) == (75, b"")
+        assert b"gatepost[milter]" in milter.stderr
+        assert milter.stderr.count(b"\n") == 1
+        checked = installed.command("config", "check", str(made.config))
+        assert (checked.returncode, checked.stderr) == (0, b"")
+        report = installed.command("doctor", "--postfix-config", "none", "--json", "--config", str(made.config))
+        first = json.loads(report.stdout.splitlines()[0])
+        assert (first["name"], first["status"]) == ("milter", "FAIL")
+        assert "pip install 'gatepost[milter]'" in first["mend"]
+        wired = installed.command(
+            "postfix", "--config", str(made.config), "--person", "person@example.org", "--host", "mx.example.com"
+        )
+        assert b"\nsmtpd_milters = {unix:gatepost/milter.sock, " in wired.stdout
+        ran = run_script(installed.environment.python, installed.environment.pipe_script, made, message(), queue_id=queue_id(1),
+                         recipient=made.address(made.key()), flags=STRICT)  # fmt: skip
+        assert (ran[0], ran[1].partition(" id=")[0]) == (0, "accepted route=replies")
 
 
 COMMANDS: list[tuple[str, Sequence[str], str]] = [

@@ -1,7 +1,7 @@
 """Canonical forms of head and body, and the body's hash (RFC 6376 3.4).
 
-Promises: linear in the message, whatever it holds: no regular expression runs over a stranger's white space. A body is hashed once
-for each form, however many signatures ask; memory beside the message is a block of it.
+Promises: linear in the message, whatever it holds: no regular expression runs over a stranger's white space. A body is hashed
+once for each form, however many signatures ask; memory beside the message is a block of it.
 Never: changes the message; raises.
 """
 

@@ -4,7 +4,7 @@
 |---|---|
 | pass | verified, and nothing is wrong with it |
 | fail | does not verify, expired, from the future, key revoked, From not signed, i= not in d= |
-| policy | verified or not, it does not count here: l=, an RSA key below 1,024 bits, a second Subject (or From, To ...) unsigned |
+| policy | does not count here: l=, an RSA key below 1,024 bits, a second Subject (From, To ...) that is not signed |
 | permerror | cannot be verified: no key, no such algorithm, syntax |
 | temperror | DNS did not answer |
 
@@ -52,7 +52,7 @@ _BASE64: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz
 
 def check_dkim(head: Head, body: Body, questions: Questions, now: float) -> tuple[DkimResult, ...]:
     """The results, from the top."""
-    fields = [field for field in head.fields if field.name == "dkim-signature"][:SIGNATURES]
+    fields = head.named("dkim-signature")[:SIGNATURES]
     return tuple([_result(head.octets(field), head, body, questions, now) for field in fields])
 
 

@@ -1,7 +1,7 @@
 """Domain names as the methods compare them: A-labels, lower case, no final dot (RFC 5890 2.3.2.1, RFC 8616).
 
-Promises: what `ascii_domain` returns has only letters, digits, hyphens, underscores and dots, at most 253 of them; it can stand in a
-field, a log line or a DNS question as it is.
+Promises: what `ascii_domain` returns has only letters, digits, hyphens, underscores and dots, at most 253 of them; it can stand
+in a field, a log line or a DNS question as it is.
 Never: raises; guesses at a name that is none.
 """
 

@@ -1,19 +1,23 @@
 """DNS for sender authentication: bounded questions, one deadline a message, answers kept for their time to live.
 
-Promises: every question ends in an `Answer` or in `Unanswered`, at the latest when its part of the deadline is over; a truncated
+Promises: every question ends in an `Answer` or in `Unanswered`, at the latest when its part of the deadline is over; a cut
 answer is asked for again over TCP; a CNAME is followed at most `CHAIN` times; threads may share one `Resolver`.
 Never: takes silence, SERVFAIL or a broken answer for "there is none"; keeps a failure beyond the message; uses search domains.
 """
 
 from __future__ import annotations
 
+import re
 import time
+from ipaddress import ip_address
 
 import dns.exception
 import dns.flags
 import dns.message
 import dns.name
 import dns.nameserver
+import dns.rcode
+import dns.rdata
 import dns.rdatatype
 import dns.resolver
 
@@ -22,7 +26,7 @@ from gatepost.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable
     from typing import Final, Literal
 
     Type = Literal["A", "AAAA", "MX", "PTR", "TXT"]
@@ -43,6 +47,8 @@ KEPT_EMPTY: Final = 60.0
 #: UDP payload (RFC 6891): what passes every path without fragments.
 _PAYLOAD: Final = 1232
 _PORT: Final = 53
+#: [address], or address without a colon; a port. Whatever has more colons is an address of version 6.
+_SERVER: Final = re.compile(r"(?:\[([0-9A-Fa-f:.%]+)\]|([0-9.]+))(?::([0-9]{1,5}))?|[0-9A-Fa-f:.%]+")
 
 
 class Unanswered(Exception):  # noqa: N818  what it says, not an error of the program
@@ -121,7 +127,8 @@ class Resolver:
             answer = self._resolver.resolve(name, kind, raise_on_no_answer=False, search=False, lifetime=left)
             return answer.response
         except dns.resolver.NXDOMAIN as none:
-            return none.response(name)
+            response: dns.message.QueryMessage = none.response(name)  # type: ignore[no-untyped-call]
+            return response
         except (dns.exception.DNSException, OSError, ValueError, KeyError) as failure:
             raise Unanswered(f"{type(failure).__name__}") from failure
 
@@ -172,16 +179,13 @@ def _configured(servers: tuple[str, ...]) -> dns.resolver.Resolver:
 
 def _server(text: str) -> dns.nameserver.Nameserver:
     """One server with its port. Raises ValueError."""
-    from ipaddress import ip_address
-
-    address, port = text, _PORT
-    if text.startswith("["):
-        address, _, rest = text[1:].partition("]")
-        port = int(rest.removeprefix(":")) if rest else _PORT
-    elif text.count(":") == 1:
-        address, _, digits = text.partition(":")
-        port = int(digits)
-    return dns.nameserver.Do53Nameserver(str(ip_address(address)), port)
+    found = _SERVER.fullmatch(text)
+    try:
+        if found is None:
+            raise ValueError(text)
+        return dns.nameserver.Do53Nameserver(str(ip_address(found[1] or found[2] or text)), int(found[3] or _PORT))
+    except ValueError as bad:
+        raise ValueError(f"no address of a DNS server: {text!r}; write 192.0.2.1, 192.0.2.1:5353 or [2001:db8::1]:5353") from bad
 
 
 def _wire_name(name: str) -> dns.name.Name:
@@ -204,13 +208,13 @@ def _says_how_long(response: dns.message.QueryMessage) -> bool:
     return any(rrset.rdtype == dns.rdatatype.SOA for rrset in response.authority)
 
 
-def _answer(rrset: Sequence[object]) -> Answer:
+def _answer(rrset: Iterable[dns.rdata.Rdata]) -> Answer:
     records = tuple([_record(each) for each in rrset])
     return Answer(exists=True, records=records, octets=sum([_octets(each) for each in records]))
 
 
-def _record(rdata: object) -> str | bytes | tuple[int, str]:
-    kind = dns.rdatatype.to_text(rdata.rdtype)  # type: ignore[attr-defined]
+def _record(rdata: dns.rdata.Rdata) -> str | bytes | tuple[int, str]:
+    kind = dns.rdatatype.to_text(rdata.rdtype)
     if kind == "TXT":
         return b"".join(rdata.strings)  # type: ignore[attr-defined]
     if kind == "MX":

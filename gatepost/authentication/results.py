@@ -13,8 +13,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Literal
 
-    SpfWord = Literal["none", "neutral", "pass", "fail", "softfail", "temperror", "permerror"]
-
 __all__ = ["Checked", "DkimResult", "DmarcResult", "SpfResult"]
 
 
@@ -28,7 +26,7 @@ class SpfResult(Value):
 
 
 class DkimResult(Value):
-    """One signature. `domain` (d=), `selector` (s=), `algorithm` (a=), `start` (the first characters of b=): "" where not readable."""
+    """One signature. `domain`: d=; `selector`: s=; `algorithm`: a=; `start`: how b= begins; "" where not readable."""
 
     result: str
     domain: str = ""

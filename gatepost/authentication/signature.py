@@ -23,7 +23,17 @@ if TYPE_CHECKING:
     from gatepost.authentication.public_key import PublicKey
     from gatepost.mail.headers import Field
 
-__all__ = ["Head", "Signature", "check_body", "check_times", "digest_of_fields", "read_signature"]
+__all__ = [
+    "Head",
+    "Signature",
+    "check_body",
+    "check_identity",
+    "check_times",
+    "digest_of_fields",
+    "own_field",
+    "read_signature",
+    "read_tags",
+]
 
 #: Seconds by which a sender's clock may be ahead, or ours.
 CLOCKS_DIFFER: Final = 300
@@ -39,9 +49,8 @@ class Head:
 
     def __init__(self, raw: bytes, fields: Iterable[Field]) -> None:
         self._raw = raw
-        self.fields = tuple(fields)
         self._by_name: dict[str, list[Field]] = {}
-        for field in self.fields:
+        for field in fields:
             self._by_name.setdefault(field.name, []).append(field)
 
     def octets(self, field: Field) -> bytes:
@@ -51,6 +60,10 @@ class Head:
     def count(self, name: str) -> int:
         """How many fields of that name there are."""
         return len(self._by_name.get(name, ()))
+
+    def named(self, name: str) -> list[Field]:
+        """The fields of that name, in their order."""
+        return self._by_name.get(name, [])
 
     def pick(self, names: Iterable[str]) -> Iterator[bytes]:
         """For each name the next field from the bottom; nothing where all are taken."""
@@ -62,9 +75,8 @@ class Head:
 
 
 class Signature(Value):
-    """What a field says. `names`: of h=, lower case, in order. `identity`: i=, "" where it is left out."""
+    """What a field says. `names`: of h=, lower case, in order. `identity`: i=, None where it is left out."""
 
-    tags: tuple[tuple[str, str], ...]
     algorithm: str
     domain: str
     selector: str
@@ -75,10 +87,7 @@ class Signature(Value):
     octets: bytes
     signed_at: int | None
     expires_at: int | None
-
-    def tag(self, name: str) -> str | None:
-        """A tag's value."""
-        return dict(self.tags).get(name)
+    identity: str | None
 
 
 def read_tags(field: bytes) -> dict[str, str]:
@@ -112,9 +121,9 @@ def read_signature(tags: dict[str, str]) -> Signature:
     if "" in names:
         raise Refused("permerror", "h= is no list of names")
     return Signature(
-        tags=tuple(tags.items()), algorithm=tags["a"], domain=domain, selector=selector, names=names,
+        algorithm=tags["a"], domain=domain, selector=selector, names=names,
         relaxed_head=relaxed_head, relaxed_body=relaxed_body, body_hash=body_hash, octets=octets,
-        signed_at=signed_at, expires_at=expires_at,
+        signed_at=signed_at, expires_at=expires_at, identity=tags.get("i"),
     )  # fmt: skip
 
 
@@ -150,7 +159,7 @@ def own_field(field: bytes) -> bytes:
 
 def check_identity(signature: Signature, key: PublicKey) -> None:
     """Raises Refused where i= is not the domain or below it, or is below where the key forbids that."""
-    identity = signature.tag("i")
+    identity = signature.identity
     if identity is None:
         return
     host = ascii_domain(identity.rpartition("@")[2])

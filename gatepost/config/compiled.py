@@ -80,7 +80,9 @@ def _store_folder(data: bytes) -> str:
 
 def _key(path: str, data: bytes) -> bytes:
     """What a copy was made from and by: file, bytes, this version, this Python, and the fields that settings have."""
-    kinds = (Settings, Route, KeySettings, Ask, MilterSettings, LimitSettings, Screening, Sink, Timing, ParkedLimits, ParserLimits)
+    kinds = (
+        Settings, Route, KeySettings, Ask, MilterSettings, LimitSettings, Screening, Sink, Timing, ParkedLimits, ParserLimits
+    )  # fmt: skip
     fields = [kind._fields for kind in kinds]
     maker = repr((_FORMAT, __version__, sys.hexversion, os.path.abspath(path), fields))
     return sha256(maker.encode("utf-8", "surrogatepass"), b"\0", data)

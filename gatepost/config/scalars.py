@@ -240,7 +240,11 @@ def milter_socket(text: str) -> str:
     port, _, host = rest.partition("@")
     if kind != "inet" or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65_536:
         raise ValueError(f"{shown(text)} is no socket: write unix:/PATH or inet:PORT@127.0.0.1")
-    if not _is_loopback(host):
+    try:
+        local = _is_loopback(host)
+    except ValueError:  # none named is every address of this host
+        local = False
+    if not local:
         raise ValueError(f"{shown(text)}: whoever reaches it may ask which keys live: write inet:{port}@127.0.0.1")
     return f"inet:{int(port)}@{host}"
 
@@ -249,8 +253,8 @@ def address_and_port(text: str) -> str:
     """A DNS server: an IPv4 or IPv6 address, with or without a port: `127.0.0.1:53`, `[::1]:53`."""
     address, port = text, "53"
     if text.startswith("["):
-        address, _, rest = text[1:].partition("]")
-        port = rest.removeprefix(":") or "53"
+        address, closed, rest = text[1:].partition("]")
+        port = rest.removeprefix(":") or "53" if closed else ""
     elif text.count(":") == 1:
         address, _, port = text.partition(":")
     try:
@@ -277,7 +281,8 @@ def sender_entry(text: str) -> str:
     if network is not None:
         if "/" in text and ipaddress.ip_address(text.partition("/")[0]) != network.network_address:
             raise ValueError(f"{shown(text)} has bits behind its prefix: write {network}")
-        return str(network)
+        mapped = getattr(network.network_address, "ipv4_mapped", None)
+        return f"{mapped}/{network.prefixlen - 96}" if mapped is not None and network.prefixlen >= 96 else str(network)
     try:
         name = host_name(text.removeprefix("."))
     except ValueError:

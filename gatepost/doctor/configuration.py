@@ -6,6 +6,7 @@ Never: shows a secret.
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import stat
 
@@ -53,6 +54,7 @@ def questions(subject: Subject) -> Questions:
         ("compiled-copy", subject.as_owner(lambda: _compiled_copy(subject))),
         ("key-lists", subject.as_owner(lambda: _key_lists(subject))),
         ("revoked-files", subject.as_owner(lambda: _revoked_files(subject))),
+        ("sender", lambda: _sender(subject)),
     )
 
 
@@ -187,3 +189,35 @@ def _key_lists(subject: Subject) -> Verdict:
 
 def _listed(things: tuple[object, ...]) -> str:
     return ", ".join(str(getattr(thing, "name", "?")) for thing in things)
+
+
+def _sender(subject: Subject) -> Verdict:
+    """Routes that ask who the sender is need somebody who says it: the milter, or a host in front that is trusted."""
+    settings = subject.sound
+    refusing = [
+        route.name
+        for route in settings.routes
+        if route.must_match in ("reject", "park") or not all(map(_is_network, route.allow))
+    ]
+    asking = refusing or [route.name for route in settings.routes if route.must_match]
+    if not asking:
+        return not_used("no route asks who the sender is")
+    milter = settings.milter
+    if milter is not None and milter.authenticate:
+        return ok(f"the milter authenticates senders: {', '.join(milter.authenticate)}")
+    if settings.trusted:
+        return ok(f"trusted: {', '.join(settings.trusted)}")
+    mend = "write milter: (docs/wiring.md, The milter), or name the host that writes Authentication-Results under trusted:"
+    shown = f"route {asking[0]} asks who the sender is, and nobody says it: no milter: authenticates, trusted: is empty"
+    if not refusing:
+        return warn(f"{shown}: every message is flagged", mend)
+    return fail(f"{shown}: every sender counts as unverified, and no mail gets through", mend)
+
+
+def _is_network(entry: str) -> bool:
+    """Whether an entry of `allow:` is for client addresses, which need nobody to say who they are."""
+    try:
+        ipaddress.ip_network(entry, strict=False)
+    except ValueError:
+        return False
+    return True

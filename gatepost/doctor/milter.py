@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Named", "milters", "questions"]
 
-#: What the extra [milter] brings: modules, imported as the milter imports them.
-_IMPORTS: Final = "import Milter, dkim, dns.resolver, spf, gatepost_milter.server"
+#: What needs the extra [milter], imported as the milter imports it.
+_IMPORTS: Final = "import Milter, gatepost.authentication, gatepost_milter.server"
 _INSTALL: Final = "apt-get install gcc python3-dev libmilter-dev; then {folder}/pip install 'gatepost[milter]'"
 #: Seconds: for those imports; for a connection and the greeting.
 _IMPORT_PATIENCE: Final = 30
@@ -42,12 +42,10 @@ _PATIENCE: Final = 5.0
 #: The option negotiation (libmilter's mfdef.h, SMFIC_OPTNEG): protocol 6, everything offered, as Postfix does.
 _GREETING: Final = struct.pack("!IcIII", 13, b"O", 6, 0x1FF, 0x1FFFFF)
 _GOODBYE: Final = struct.pack("!Ic", 1, b"Q")
-#: Seconds: what `ask:` and the store may take at RCPT, and what is left for the rest at the end of a message.
+#: Seconds: what `ask:` and the store may take at RCPT; at the end of a message, beside `milter.dns_deadline`: what a large one
+#: may wait for its turn, and the rest.
 _LEAST_COMMAND: Final = 10.0
-_LEAST_CONTENT: Final = 30.0
-#: The macros that gatepost asks for, and the lists of main.cf of which one must have it: it lasts to the message's end.
-_STAGES: Final = ("connect", "helo", "mail", "rcpt", "data", "end_of_header", "end_of_data")
-_MACROS: Final = {"i": _STAGES[2:], "j": _STAGES}
+_LEAST_CONTENT: Final = 150.0
 
 
 class Named(Value):
@@ -68,7 +66,7 @@ def milters(value: str) -> tuple[Named, ...]:
             word = ""
         else:
             word += letter
-    return tuple(found)
+    return tuple(each for each in found if each.endpoint)
 
 
 def _named(word: str) -> Named:
@@ -111,14 +109,19 @@ def _installed(wired: Wired) -> Verdict:
     mend = _INSTALL.format(folder=os.path.dirname(python))
     try:
         done = subprocess.run(  # noqa: S603 - this very interpreter
-            [python, "-I", "-c", _IMPORTS], cwd="/", timeout=_IMPORT_PATIENCE, check=False, capture_output=True, text=True,
-            env={"PATH": "/usr/bin:/bin", "LANG": "C"}, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+            [python, "-I", "-c", _IMPORTS],
+            cwd="/",
+            timeout=_IMPORT_PATIENCE,
+            check=False,
+            capture_output=True,
+            env={"PATH": "/usr/bin:/bin", "LANG": "C"},
+            stdin=subprocess.DEVNULL,
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         return fail(f"{python}: {error}", mend)
     if done.returncode:
-        said = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-        return fail(f"`milter:` is configured, and the extra [milter] is not installed: {said}", mend)
+        said = done.stderr.decode("utf-8", "replace").strip().splitlines() or [f"exit status {done.returncode}"]
+        return fail(f"`milter:` is configured, and the extra [milter] is not installed: {said[-1]}", mend)
     return ok(f"the extra [milter] is installed: {python}")
 
 
@@ -194,7 +197,7 @@ _WHILE_DOWN: Final = {
 
 def _make(folder: str) -> str:
     """The command that makes the socket's folder: smtpd may enter it, nobody else."""
-    return f"install -d -o gatepost -g postfix -m 2750 {folder}"
+    return f"install -d -o gatepost -g postfix -m 2710 {folder}"
 
 
 def _user(wired: Wired, milter: MilterSettings) -> Verdict:
@@ -409,22 +412,14 @@ def _time(option: str, name: str, instance: Instance) -> float:
 
 
 def _protocol(instance: Instance) -> Verdict:
-    """Postfix's defaults have all that gatepost needs; what a host has changed may not."""
+    """The milter asks for the macros that it needs; the protocol must be new enough for that, and for whole header fields."""
     protocol = instance.parameter("milter_protocol")
     if protocol != "6":
         return fail(
-            f"milter_protocol = {protocol}: header fields lose their white space, and good DKIM signatures fail",
+            f"milter_protocol = {protocol}: gatepost's milter needs 6, and ends each session at once",
             instance.setting("milter_protocol = 6"),
         )
-    for macro, stages in _MACROS.items():
-        lists = [instance.parameter(f"milter_{stage}_macros") for stage in stages]
-        if not any(each.strip("{}") == macro for value in lists for each in words(value)):
-            return fail(
-                f"no milter_*_macros has {macro}: the milter does not know "
-                + ("the queue ID" if macro == "i" else "this host's name"),
-                f"{instance.command(f'postconf -X milter_{stages[0]}_macros')} && {instance.command('postfix reload')}",
-            )
-    return ok("milter_protocol = 6, with the macros i and j")
+    return ok("milter_protocol = 6")
 
 
 def _own_mail(milter: MilterSettings, instance: Instance) -> Verdict:

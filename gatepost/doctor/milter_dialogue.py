@@ -46,15 +46,19 @@ def first_route(settings: Settings) -> Route | None:
 
 
 def reply_to_a_bad_key(route: Route, instance: Instance, services: tuple[Service, ...]) -> tuple[str, str, bool]:
-    """The address, what RCPT was answered, and whether that is gatepost's refusal. Raises SmtpError or OSError."""
+    """The address, what it was answered (or MAIL, where that was refused), and whether that is gatepost's refusal.
+
+    Raises SmtpError or OSError.
+    """
     key = _KEY + os.urandom(6).hex()
     address = route.address.replace("%{key}", key).replace("%s", key)
     with socket.create_connection(_where(instance, services), timeout=PATIENCE) as there:
         dialogue = _Dialogue(there)
         dialogue.expect("", "220")
         dialogue.expect(f"EHLO {instance.parameter('myhostname')}", "250")
-        dialogue.expect("MAIL FROM:<>", "250")
-        reply = dialogue.said(f"RCPT TO:<{address}>")
+        reply = dialogue.said("MAIL FROM:<>")
+        if reply.startswith("250"):
+            reply = dialogue.said(f"RCPT TO:<{address}>")
         dialogue.said("QUIT")
     rule = RULES["key-unknown"]
     return address, reply, reply.startswith(f"550 {rule.status} ") and rule.text in reply

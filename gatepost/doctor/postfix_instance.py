@@ -186,9 +186,9 @@ def _read(folder: str) -> Instance:
     overrides, yet_more = _told("-Px", folder)
     made = {}
     for line in overrides:
-        path, _, value = line.partition(" = ")
+        path, _, value = line.partition(" =")  # an empty value has no blank behind it
         service, _, rest = path.partition("/")
-        made[service, rest.partition("/")[2]] = value
+        made[service, rest.partition("/")[2]] = value.strip()
     return Instance(
         folder=os.path.abspath(folder),
         parameters={name.strip(): value.strip() for name, _, value in (line.partition("=") for line in parameters)},

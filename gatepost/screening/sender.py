@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from gatepost.decision import Envelope
     from gatepost.mail.headers import Field
     from gatepost.mail.message import Message
-    from gatepost.screening.authentication_results import Result
+    from gatepost.mail.authentication_results import Result
 
     Verified = Literal["yes", "no", "unknown"]
 
@@ -55,7 +55,7 @@ def _results(fields: tuple[Field, ...], trusted: tuple[str, ...]) -> list[tuple[
     written = [field for field in fields if field.name == "authentication-results"]
     if not written or not trusted:
         return []
-    from gatepost.screening.authentication_results import authentication_results  # a host without trusted: never needs it
+    from gatepost.mail.authentication_results import authentication_results  # a host without trusted: never needs it
 
     found: list[tuple[str, Result]] = []
     methods: set[str] = set()

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from typing import Final, Literal
 
     from gatepost.decision import Decision, Envelope
+    from gatepost.mail.authentication_results import AuthenticationResults
     from gatepost.mail.message import Message
 
     OutcomeKind = Literal["delivered", "refused", "cannot-take", "misconfigured", "unavailable"]
@@ -32,6 +33,7 @@ class Delivery(Value):
 
     `id`: 64 hex digits, the same on every retry. `received_at`: Unix seconds when it was first seen. `attempt`: 1 on the
     first. `own_hosts`: ours, by which it came (lower case). `sender_verified_by`: who vouches for the From address.
+    `authentication`: what our own milter found, None where it did not see the message.
     """
 
     id: str
@@ -44,6 +46,7 @@ class Delivery(Value):
     own_hosts: tuple[str, ...] = ()
     sender_verified: Verified = "unknown"
     sender_verified_by: str = ""
+    authentication: AuthenticationResults | None = None
 
     @property
     def sha256(self) -> str:

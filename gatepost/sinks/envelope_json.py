@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from typing import Final
 
     from gatepost.decision import Decision
+    from gatepost.mail.authentication_results import AuthenticationResults
     from gatepost.mail.message import Mailboxes, Message
     from gatepost.sinks.delivery import Delivery
 
@@ -62,7 +63,7 @@ def _data(delivery: Delivery) -> dict[str, Plain]:
             "helo": envelope.helo,
             "queue_id": envelope.queue_id,
         },
-        "authentication": None,
+        "authentication": _authentication(delivery.authentication),
         "message": _message(delivery.message, delivery.sha256),
         "findings": [
             {"slug": each.slug, "family": each.family, "evidence": each.evidence, "strength": each.strength}
@@ -80,6 +81,18 @@ def _key(decision: Decision) -> Plain:
 def _thread(decision: Decision) -> Plain:
     thread = decision.thread
     return {"found_in": thread.found_in, "parent_message_id": thread.parent_message_id} if thread else None
+
+
+def _authentication(found: AuthenticationResults | None) -> Plain:
+    """The results of each method (RFC 8601 2.2); of properties of one name the first."""
+    if found is None:
+        return None
+    return {
+        "authserv_id": found.authserv_id,
+        "results": [
+            {"method": each.method, "result": each.result, "properties": dict(reversed(each.properties))} for each in found.results
+        ],
+    }
 
 
 def _sender(delivery: Delivery) -> Plain:

@@ -77,13 +77,15 @@ class Row(Value):
 class Judged(Value):
     """One recipient of a message that was judged before Postfix queued it: `id` is the delivery's, `judgement` any text.
 
-    `counters`: what it is counted by; () where another rule than a limit decides (reject, discard, park).
+    `counters`: what it is counted by; () where another rule than a limit decides. `wanted` False: it is refused, and for it
+    alone the message would not be queued.
     """
 
     id: str
     recipient: str
     judgement: str
     counters: tuple[Counter, ...] = ()
+    wanted: bool = True
 
 
 class Limited(Value):
@@ -198,29 +200,33 @@ class Ledger:
         1, gets this judgement, and asks no limit. One that is limited gets neither row nor count: its first claim judges it.
         Deliveries that share a counter count one after the other. A row or a token that is there already stays as it is.
 
-        Where every delivery is limited nothing is written, not even the token: the caller defers the message, and it comes
-        again under another. `keep_token`: it is queued all the same, for recipients that are not here; the token is kept.
+        Where limits leave nobody who wants the message nothing is written, not even the token: the caller defers the message,
+        and it comes again under another. `keep_token`: it is queued all the same, for recipients that are not here.
         """
-        known_as, hashed = _token(token), self._hash(sender)
-        limited = []
+        known_as, hashed, written = _token(token), self._hash(sender), _utf8(queue_id)
+        wanted = [each for each in deliveries if each.wanted]
         with Transaction(self._database, self._path) as database:
-            for each in deliveries:
-                key = _key(each.id)
-                if database.execute("SELECT 1 FROM delivery WHERE id = ?", (key,)).fetchone() is not None:
-                    continue
-                full = self._count(database, key, each.counters, now, lease)
-                if full:
-                    limited.append(Limited(id=each.id, limit=full[1], until=full[0]))
-                    continue
-                database.execute(
-                    _OPEN,
-                    (key, _utf8(queue_id), now, now, 0, 0, 0.0, _utf8(each.judgement), hashed, self._hash(each.recipient), 1),
-                )
-            if keep_token or not limited or len(limited) < len(deliveries):
-                database.execute(
-                    "INSERT OR IGNORE INTO token VALUES (?, CAST(? AS TEXT), ?, ?)", (known_as, _utf8(queue_id), now, binding)
-                )
+            limited = [full for each in wanted if (full := self._pass(database, each, written, hashed, now, lease))]
+            if limited and len(limited) == len(wanted) and not keep_token:
+                return tuple(limited)
+            refused = [each for each in deliveries if not each.wanted]
+            limited += [full for each in refused if (full := self._pass(database, each, written, hashed, now, lease))]
+            database.execute("INSERT OR IGNORE INTO token VALUES (?, CAST(? AS TEXT), ?, ?)", (known_as, written, now, binding))
         return tuple(limited)
+
+    def _pass(
+        self, database: sqlite3.Connection, each: Judged, queue_id: bytes, sender: bytes, now: float, lease: float
+    ) -> Limited | None:
+        """Counts one delivery and gives it a row that nobody has, unless it is limited, or has a row."""
+        key = _key(each.id)
+        if database.execute("SELECT 1 FROM delivery WHERE id = ?", (key,)).fetchone() is not None:
+            return None
+        full = self._count(database, key, each.counters, now, lease)
+        if full:
+            return Limited(id=each.id, limit=full[1], until=full[0])
+        recipient, judgement = self._hash(each.recipient), _utf8(each.judgement)
+        database.execute(_OPEN, (key, queue_id, now, now, 0, 0, 0.0, judgement, sender, recipient, 1))
+        return None
 
     def room(self, counters: tuple[Counter, ...], *, now: float, lease: float) -> tuple[float, str] | None:
         """Whether a message would pass now: None, or until when which limit is full, as `judge` would say. Raises StoreError.

@@ -12,7 +12,7 @@ import os
 import sqlite3
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 
 from gatepost.errors import StoreError
 from gatepost.stores.database import DATABASE
@@ -54,21 +54,13 @@ class Ledgers:
 
         `writes`: for a method that writes. The store has one writer at a time; threads that wait for each other here get it in
         their turn, where SQLite would have each sleep and ask again. Readers wait for no writer.
-        Raises StoreError where its turn does not come within `patience` seconds, where the store cannot be opened (see
-        `open_database`), and after `close`. host_id and hash_key belong to this ledger: a store that was restored may have others.
+
+        Raises StoreError where no turn comes within `patience` seconds, where the store cannot be opened (`open_database`), and
+        after `close`. host_id and hash_key are this ledger's own: a store that was restored meanwhile may have others.
         """
         until = time.monotonic() + self._patience
-        if not writes:
-            with self._one(until) as ledger:
-                yield ledger
-            return
-        if not self._writer.acquire(timeout=self._patience):
-            raise StoreError(f"{self._folder}: other threads write to it for {self._patience:g} s")
-        try:
-            with self._one(until) as ledger:
-                yield ledger
-        finally:
-            self._writer.release()
+        with self._turn(until) if writes else nullcontext(), self._one(until) as ledger:
+            yield ledger
 
     def close(self) -> None:
         """Closes what is free now, and the others when they are given back. No ledger is given out any more."""
@@ -78,6 +70,15 @@ class Ledgers:
             self._changed.notify_all()
         for ledger, _ in free:
             _let_go(ledger)
+
+    @contextmanager
+    def _turn(self, until: float) -> Iterator[None]:
+        if not self._writer.acquire(timeout=max(0.0, until - time.monotonic())):
+            raise StoreError(f"{self._folder}: other threads have been writing to it for {self._patience:g} s")
+        try:
+            yield
+        finally:
+            self._writer.release()
 
     @contextmanager
     def _one(self, until: float) -> Iterator[Ledger]:
@@ -96,7 +97,7 @@ class Ledgers:
             while self._given >= self._most and not self._closed:
                 left = until - time.monotonic()
                 if left <= 0:
-                    raise StoreError(f"{self._folder}: all {self._most} connections are in use for {self._patience:g} s")
+                    raise StoreError(f"{self._folder}: all {self._most} connections have been in use for {self._patience:g} s")
                 self._changed.wait(left)
             if self._closed:
                 raise StoreError(f"{self._folder}: the ledgers are closed, the process ends")

@@ -43,7 +43,7 @@ class Kept:
 
     def _spill(self) -> None:
         if self._file is None:
-            self._file = tempfile.TemporaryFile(dir=self._folder, prefix="milter.", buffering=0)
+            self._file = tempfile.TemporaryFile(dir=self._folder, prefix="milter.", buffering=0)  # noqa: SIM115  # `drop` closes it
         view = memoryview(self._memory)
         while view:
             written = self._file.write(view) or 0

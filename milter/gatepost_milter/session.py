@@ -19,7 +19,6 @@ from gatepost.mail.canonical import crlf
 from gatepost.masking import masked
 from gatepost.smtp_reply import Reply, reply_for
 from gatepost.value import Value
-
 from gatepost_milter.kept import Kept
 from gatepost_milter.paths import address
 
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 
     from gatepost.decision import Decision
     from gatepost.settings import Settings
-
     from gatepost_milter.current import Current, Lease
     from gatepost_milter.room import Room, UnderWay
 
@@ -89,6 +87,7 @@ class Session:
         self._shared = shared
         self._client_address = self._client_name = self._helo = self._host = ""
         self._transaction: _Transaction | None = None
+        self._ending: _Transaction | None = None
 
     # -- the connection
 
@@ -163,11 +162,11 @@ class Session:
 
     def header(self, name: bytes, value: bytes) -> None:
         """One field, without the colon between; `value` with its leading white space and its folds."""
-        self._keep(b"%b:%b\n" % (name, value))
+        self._keep(crlf(b"%b:%b\n" % (name, value)))
 
     def end_of_headers(self) -> None:
         """The blank line. It is told even of a message that has none."""
-        self._keep(b"\n")
+        self._keep(b"\r\n")
 
     def body(self, chunk: bytes) -> None:
         """A part of the body."""
@@ -199,13 +198,17 @@ class Session:
                 return GO_ON
             try:
                 return self._judged(transaction, queue_id, started)
-            except OSError as error:
-                transaction.fault = _disk(error)
             except Exception as error:  # noqa: BLE001
-                transaction.fault = _internal(error)
-            return self._deferred(transaction, transaction.fault, queue_id, started)
+                return self._deferred(transaction, _internal(error), queue_id, started)
         finally:
-            self.abort()
+            self._transaction, self._ending = None, transaction
+            self._over(transaction, under_way=False)
+
+    def answered(self) -> None:
+        """The MTA has been told the answer to the end of the message: only now nothing of it is under way."""
+        ending, self._ending = self._ending, None
+        if ending is not None and ending.ours:
+            self._shared.under_way.end()
 
     def _judged(self, transaction: _Transaction, queue_id: str, started: float) -> Answer:
         kept, lease = transaction.kept, transaction.lease
@@ -221,7 +224,10 @@ class Session:
             return self._ended(transaction, lease, kept, queue_id, started)
 
     def _ended(self, transaction: _Transaction, lease: Lease, kept: Kept, queue_id: str, started: float) -> Answer:
-        raw = crlf(kept.read())
+        try:
+            raw = kept.read()
+        except OSError as error:
+            return self._deferred(transaction, _disk(error), queue_id, started)
         ending = lease.dialogue.end(
             Arrived(
                 sender=transaction.sender, client_address=self._client_address, client_name=self._client_name,
@@ -243,12 +249,17 @@ class Session:
 
     def abort(self) -> None:
         """RSET, a new MAIL, a lost connection: the transaction, if there is one, never was."""
+        self.answered()
         transaction, self._transaction = self._transaction, None
+        self._over(transaction, under_way=True)
+
+    def _over(self, transaction: _Transaction | None, *, under_way: bool) -> None:
+        """Lets go of what a transaction held."""
         if transaction is None:
             return
         if transaction.kept is not None:
             transaction.kept.drop()
-        if transaction.ours:
+        if transaction.ours and under_way:
             self._shared.under_way.end()
         if transaction.lease is not None:
             transaction.lease.give_back()

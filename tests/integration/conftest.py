@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
@@ -44,6 +45,7 @@ __all__ = [
     "flush_if_idle",
     "given",
     "in_maildir",
+    "listens",
     "mount_tmpfs",
     "open_folder",
     "own",
@@ -51,6 +53,7 @@ __all__ = [
     "post",
     "queue_id",
     "run_script",
+    "running_milter",
     "start_script",
     "wait_for_empty_queue",
     "wired",
@@ -116,10 +119,24 @@ def wheel() -> Iterator[Environment]:
 
 
 @pytest.fixture(scope="session")
+def milter_wheel() -> Iterator[Environment]:
+    """The same, with the extra [milter]."""
+    with open_folder("milter-wheel") as folder:
+        yield make_environment(folder, source="wheel", milter=True)
+
+
+@pytest.fixture(scope="session")
 def tree() -> Iterator[Environment]:
     """gatepost as the checkout has it."""
     with open_folder("tree") as folder:
         yield make_environment(folder, source="tree")
+
+
+@pytest.fixture(scope="session")
+def milter_tree() -> Iterator[Environment]:
+    """gatepost as the checkout has it, with the extra [milter]."""
+    with open_folder("milter-tree") as folder:
+        yield make_environment(folder, source="tree", milter=True)
 
 
 def given(folder: Path, *, app: str = "", more: str = "", sinks: str = "") -> Installation:
@@ -174,7 +191,8 @@ class Service:
     def fragments(self, postfix: PrivatePostfix) -> dict[str, str]:
         """All the files that `gatepost postfix` would print."""
         made = wiring.render(self.made.settings, python=self.python, pipe_script=self.script, config=str(self.made.config),
-                             person=PERSON, host=postfix.host, folder=str(postfix.maps_folder))  # fmt: skip
+                             person=PERSON, host=postfix.host, folder=str(postfix.maps_folder),
+                             queue_directory=str(postfix.queue_folder))  # fmt: skip
         master = re.sub(r"(?m)^gatepost(?= )|\bgatepost(?=_time_limit=)", self.name, made["master.cf"])
         if self.change:
             master, changed = re.subn(*self.change, master)
@@ -203,6 +221,33 @@ def wired(services: Sequence[Service], *, transports: Mapping[str, str] | None =
                 yield postfix, outbox
         finally:
             outbox.close()
+
+
+@contextmanager
+def running_milter(environment: Environment, made: Installation) -> Iterator[subprocess.Popen[bytes]]:
+    """`gatepost milter` as the user gatepost, listening where the configuration says (`unix:`); killed at the end."""
+    milter, who = made.settings.milter, ensure_user()
+    assert milter is not None
+    with (made.folder / "milter.out").open("ab") as out:
+        process = subprocess.Popen(
+            [environment.command, "milter", "--config", str(made.config)], user=who.pw_uid, group=who.pw_gid, extra_groups=[],
+            cwd="/", env={"PATH": "/usr/bin:/bin", "LANG": "C"}, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+    try:
+        wait_for(lambda: process.poll() is not None or listens(Path(milter.socket.removeprefix("unix:"))), what="the milter")
+        assert process.poll() is None, (made.folder / "milter.out").read_text()
+        yield process
+    finally:
+        process.kill()
+        process.wait(30)
+
+
+def listens(place: Path) -> bool:
+    """Whether somebody takes a connection at this socket."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as there, suppress(OSError):
+        there.connect(str(place))
+        return True
+    return False
 
 
 def flush_if_idle(postfix: PrivatePostfix) -> bool:

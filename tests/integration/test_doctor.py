@@ -12,7 +12,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from demo.postfix_instance import PrivatePostfix
 from demo.world import World, new_mail
 from gatepost.stores.database import DATABASE
 from tests.installation import Installation
-from tests.integration.conftest import PERSON, Service, given, open_folder, own, post, wired
+from tests.integration.conftest import PATIENT, PERSON, Service, given, open_folder, own, post, running_milter, wired
 
 #: Each check has its line there.
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "doctor.md"
@@ -300,6 +300,155 @@ def test_a_postfix_that_does_not_run_is_named_first(wiring: Wiring) -> None:
     finally:
         wiring.postfix.start()
     assert (first["name"], first["status"]) == ("postfix-running", "FAIL")
+
+
+# --- the milter -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def answering(milter_wheel: Environment) -> Iterator[Wiring]:
+    """A healthy installation whose milter runs, its socket below Postfix's queue folder."""
+    with open_folder("doctor-milter") as folder:
+        postfix = PrivatePostfix(folder / "postfix", options=PATIENT)
+        at = postfix.milter_folder(USER) / "milter.sock"
+        made = given(folder / "installed", more=f"milter: {{socket: 'unix:{at}', authserv_id: mx.example.com}}\n")
+        service = Service(made=made, python=milter_wheel.python, script=milter_wheel.pipe_script)
+        postfix.wire(service.fragments(postfix))
+        with running_milter(milter_wheel, made), postfix:
+            yield Wiring(made, postfix, milter_wheel)
+
+
+@contextmanager
+def chrooted(wiring: Wiring) -> Iterator[None]:
+    """smtpd runs in a chroot, as Debian's does."""
+    name = f"127.0.0.1:{wiring.postfix.port}/inet/chroot"
+    wiring.postfix.command("postconf", "-F", f"{name}=y")
+    wiring.postfix.reload()
+    try:
+        yield
+    finally:
+        wiring.postfix.command("postconf", "-F", f"{name}=n")
+        wiring.postfix.reload()
+
+
+def test_a_milter_as_wired_has_no_fault(answering: Wiring) -> None:
+    """Nothing to mend; a made-up key is refused by gatepost at the real smtpd, whether or not that is chrooted."""
+    for place in (nullcontext(), chrooted(answering)):
+        with place:
+            found = {check["name"]: check for check in answering.report("--probe", status=0)}
+        assert {check["status"] for check in found.values()} == {"ok", "not used"}, found
+        assert "550 5.1.1 " in found["milter-probe"]["evidence"]
+    assert set(found) - {"sink:app"} <= set(re.findall(r"(?m)^\| `([\w-]+)", PAGE.read_text()))
+
+
+def test_the_milters_user_may_ask_too(answering: Wiring) -> None:
+    """As the user gatepost only what takes root is unknown."""
+    found = answering.report("--postfix-config", str(answering.postfix.config_folder), status=0, user=USER)
+    unknown = {check["name"] for check in found if check["status"] not in ("ok", "not used")}
+    assert unknown == {"postfix-running", "milter-reachable"}
+
+
+OTHER = "{inet:127.0.0.1:1, default_action=accept}"
+OURS = r"(?m)^smtpd_milters = (.*)$"
+MILTER_FAULTS = [
+    pytest.param(("main.cf", OURS, ""), "milter-wired", "FAIL", "empty", id="not in main.cf"),
+    pytest.param(("main.cf", OURS, f"smtpd_milters = {OTHER}"), "milter-wired", "FAIL", "does not name", id="another's alone"),
+    pytest.param(("main.cf", "gatepost/milter.sock", "gatepost/other.sock"), "milter-wired", "FAIL", "other.sock",
+                 id="another socket"),
+    pytest.param(("master.cf", r"(?m)^(127.*smtpd)$", "\\1\n -o smtpd_milters="), "milter-wired", "FAIL", "master.cf",
+                 id="taken back for the service"),
+    pytest.param(("main.cf", r"\Z", "receive_override_options = no_milters\n"), "milter-bypass", "FAIL", "no_milters",
+                 id="no_milters"),
+    pytest.param(("main.cf", r"\Z", "smtpd_milter_maps = cidr:/x\n"), "milter-bypass", "warn", "cidr:/x", id="a map of milters"),
+    pytest.param(("main.cf", OURS, f"smtpd_milters = \\1, {OTHER}"), "milter-order", "warn", "127.0.0.1:1", id="not the last"),
+    pytest.param(("main.cf", "default_action=tempfail", "default_action=accept"), "milter-default-action", "FAIL", "unchecked",
+                 id="accepts while it is down"),
+    pytest.param(("main.cf", ", default_action=tempfail}", "}\nmilter_default_action = reject"), "milter-default-action", "FAIL",
+                 "for good", id="refuses while it is down"),
+    pytest.param(("main.cf", "command_timeout=30s", "command_timeout=5s"), "milter-times", "FAIL", "command_timeout", id="5 s"),
+    pytest.param(("main.cf", " content_timeout=300s,(.*)", "\\1\nmilter_content_timeout = 1m"), "milter-times", "FAIL",
+                 "content_timeout is 60 s", id="a minute for all milters"),
+    pytest.param(("main.cf", r"\Z", "milter_protocol = 2\n"), "milter-protocol", "FAIL", "needs 6", id="an old protocol"),
+    pytest.param(("main.cf", r"\Z", "non_smtpd_milters = $smtpd_milters\n"), "milter-own-mail", "FAIL", "for ever",
+                 id="the host's own mail"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "name", "status", "says"), MILTER_FAULTS)
+def test_a_fault_in_the_milters_wiring_is_named_first(
+    answering: Wiring, change: tuple[str, str, str], name: str, status: str, says: str
+) -> None:
+    """The first line of the report is the check that the fault belongs to; it says what mends it."""
+    file, expression, replacement = change
+    with restored(answering):
+        text, changed = re.subn(expression, replacement, answering.file(file).read_text())
+        assert changed, change
+        answering.file(file).write_text(text)
+        named = ("--postfix-config", str(answering.postfix.config_folder))
+        first = answering.report(*named, status=1 if status == "FAIL" else 0)[0]
+    assert (first["name"], first["status"]) == (name, status), first
+    assert says in first["evidence"]
+    assert first["mend"]
+
+
+def test_what_mends_a_missing_milter_keeps_the_others(answering: Wiring) -> None:
+    """The command that the report gives puts ours behind what is there; after it the doctor is content."""
+    named = ("--postfix-config", str(answering.postfix.config_folder))
+    with restored(answering):
+        file = answering.file("main.cf")
+        file.write_text(re.sub(OURS, f"smtpd_milters = {OTHER}", file.read_text()))
+        mend = answering.report(*named, status=1)[0]["mend"]
+        subprocess.run(["/bin/sh", "-c", mend], check=True, timeout=60, capture_output=True)
+        assert OTHER in file.read_text()
+        found = answering.report(*named, status=0)
+    assert {check["status"] for check in found} == {"ok", "not used"}, found
+    answering.postfix.reload()
+
+
+def test_a_folder_that_smtpd_may_not_enter_is_named_first(answering: Wiring) -> None:
+    """Root connects anywhere; the child that is smtpd's user does not."""
+    folder = answering.postfix.milter_folder(USER)
+    folder.chmod(0o700)
+    try:
+        first = answering.report(status=1)[0]
+    finally:
+        folder.chmod(0o2710)
+    assert (first["name"], first["status"]) == ("milter-reachable", "FAIL"), first
+    assert "Permission denied" in first["evidence"]
+    assert "install -d" in first["mend"]
+
+
+def test_a_socket_outside_of_the_chroot_is_named_first(answering: Wiring) -> None:
+    """A milter that listens where a chrooted smtpd sees nothing."""
+    made, config = answering.made, answering.made.config.read_text()
+    at = answering.postfix.milter_folder(USER)
+    try:
+        made.config.write_text(config.replace(str(at), str(made.folder)))
+        with restored(answering), chrooted(answering), running_milter(answering.environment, made):
+            first = answering.report(status=1)[0]
+    finally:
+        made.config.write_text(config)
+    assert (first["name"], first["status"]) == ("milter-wired", "FAIL"), first
+    assert "chrooted" in first["evidence"]
+
+
+PROBES = [
+    # the running Postfix's own change, the reply, why
+    ({"smtpd_milter_maps": "inline:{127.0.0.1=DISABLE}"}, "250 2.1.5", "a client that passes no milter"),
+    ({"smtpd_milters": "{unix:gatepost/nobody.sock, default_action=tempfail}"}, "451 4.7.1", "no milter there, tempfail"),
+    ({"smtpd_milters": "{unix:gatepost/nobody.sock, default_action=accept}"}, "250 2.1.5", "no milter there, accept"),
+]
+
+
+@pytest.mark.parametrize(("options", "reply", "why"), PROBES, ids=[row[2] for row in PROBES])
+def test_the_probe_sees_what_a_stranger_gets(answering: Wiring, options: dict[str, str], reply: str, why: str) -> None:
+    """Whatever the settings say, the reply of the real smtpd to a made-up key is what counts."""
+    with restored(answering):
+        answering.postfix.set(**options)
+        found = {check["name"]: check for check in answering.report("--probe", status=1)}
+    answering.postfix.reload()
+    assert found["milter-probe"]["status"] == "FAIL", why
+    assert reply in found["milter-probe"]["evidence"]
 
 
 # --- the demo -------------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ import pytest
 from demo.environment import base_python, ensure_user
 from demo.postfix_instance import MailRecorder, PrivatePostfix, Reply, wait_for
 from gatepost import wiring
-from gatepost.settings import ParkedLimits, ParserLimits, Route, Screening, Settings, Timing
+from gatepost.settings import MilterSettings, ParkedLimits, ParserLimits, Route, Screening, Settings, Timing
 
 ROUTES = (
     "reply+%{key}@in.example.com",
@@ -90,8 +90,10 @@ class Wired:
         return run
 
 
-def wired(*, options: dict[str, str] | None = None, change: tuple[str, str, str] | None = None) -> Iterator[Wired]:
-    """A running Postfix; `change`: (file, text, instead) in a fragment."""
+def wired(
+    *, options: dict[str, str] | None = None, change: tuple[str, str, str] | None = None, default_action: str = ""
+) -> Iterator[Wired]:
+    """A running Postfix; `change`: (file, text, instead) in a fragment. `default_action`: of a milter that does not run."""
     account = ensure_user()
     with tempfile.TemporaryDirectory(prefix="gatepost-wiring.", dir="/var/tmp") as name:
         folder, outbox = Path(name), MailRecorder()
@@ -105,10 +107,18 @@ def wired(*, options: dict[str, str] | None = None, change: tuple[str, str, str]
             Route(name=f"r{number}", address=address, screening=Screening(), deliver=("app",))
             for number, address in enumerate(ROUTES)
         )
-        settings = Settings(
-            file=str(seen), routes=routes, timing=Timing(), parked=ParkedLimits(), parser=ParserLimits(), sinks=()
-        )
         postfix = PrivatePostfix(folder / "postfix", outbox_port=outbox.port, options=options)
+        at = postfix.queue_folder / "gatepost" / "milter.sock"
+        milter = MilterSettings(socket=f"unix:{at}", authserv_id="mx.example.com").replace(default_action=default_action)
+        settings = Settings(
+            file=str(seen),
+            routes=routes,
+            timing=Timing(),
+            parked=ParkedLimits(),
+            parser=ParserLimits(),
+            sinks=(),
+            milter=milter if default_action else None,
+        )
         fragments = wiring.render(
             settings,
             python=base_python(),
@@ -117,6 +127,7 @@ def wired(*, options: dict[str, str] | None = None, change: tuple[str, str, str]
             person=PERSON,
             host=postfix.host,
             folder=str(postfix.maps_folder),
+            queue_directory=str(postfix.queue_folder),
         )
         if change:
             file, text, instead = change
@@ -353,6 +364,34 @@ def test_who_exists_beside_other_domains(beside: Wired, address: str, reply: tup
     """Each domain keeps its own recipients."""
     said = rcpt(beside, address)
     assert (said.code, said.text[:5]) == reply, said
+
+
+# --- while the milter is down ---------------------------------------------------------------------------------------------
+
+
+def test_without_a_milter_tempfail_lets_nothing_in() -> None:
+    """Every MAIL is answered 451, and the line is one that Postfix takes as it is; the host's own mail goes its way."""
+    for instance in wired(default_action="tempfail"):
+        for address in ("reply+k@in.example.com", "postmaster@in.example.com"):
+            sent = instance.postfix.send("a@example.net", address, MESSAGE)
+            assert (sent.mail.code, sent.mail.text[:5]) == (451, "4.7.1")
+        assert instance.postfix.command("postfix", "check") == ""
+        assert "warning:" not in instance.postfix.command("postconf", "-n")
+        assert {line.partition("warning: ")[2] for line in instance.postfix.complaints()} == {
+            "connect to Milter service unix:gatepost/milter.sock: No such file or directory"
+        }
+        test_the_hosts_own_mail_finds_the_person(instance)
+
+
+def test_without_a_milter_accept_lets_all_in() -> None:
+    """Every message passes; the script behind the queue has the envelope that it always has."""
+    for instance in wired(default_action="accept"):
+        sent = instance.postfix.send("a@example.net", "reply+k@in.example.com", MESSAGE)
+        (delivery,) = instance.postfix.wait_delivery(sent.queue_id)
+        assert delivery.status == "sent"
+        assert "--recipient=reply+k@in.example.com" in instance.run_of(sent.queue_id)["argv"]
+        said = rcpt(instance, "reply@in.example.com")
+        assert (said.code, said.text[:5]) == UNKNOWN, "Postfix's own refusals stay"
 
 
 # --- what the service is given --------------------------------------------------------------------------------------------

@@ -1,0 +1,139 @@
+"""Two doors, one judgement: every message of tests/corpus through a real Postfix, with the milter and without.
+
+Each message goes out twice, over SMTP, as the client that its own topmost Received field names (XCLIENT): once through the
+milter, once past it. What decided stands in our log, what was handed over in the app. Needs root and the package postfix.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from demo.environment import Environment
+from demo.postfix_instance import Session
+from gatepost.keys.keyring import revocation_line
+from tests.corpus_cases import KEYS, SETTINGS, Case, cases
+from tests.dns_server import DnsServer
+from tests.installation import WEBHOOK_SECRET, Installation
+from tests.integration.conftest import TIMING, own
+from tests.integration.milter_host import MilterHost, client, handed, milter_host
+
+#: Not the same rule, and why that is right. Whatever else differs is a mistake.
+DIFFERENT: Final[dict[str, tuple[str, str, str]]] = {}
+#: Our own name: what the corpus' topmost Received fields say. `trusted` is another host, mx.example.com.
+HOST: Final = "in.example.com"
+#: A stranger's host, for a message that no Received field of ours stands on.
+STRANGER: Final = ("client.example.net", "unknown", "192.0.2.99")
+_TOP: Final = re.compile(rb"Received: from (\S+) \((\S+) \[([0-9a-fA-F.:]+)\]\)\s+by in\.example\.com \(Postfix\)[^\n]*\n(?:[ \t][^\n]*\n)*")
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What became of one message at one door. `rule`: "" where Postfix itself refused the recipient (`said`)."""
+
+    said: str
+    rule: str
+    route: str
+    sha256: str
+
+
+Both = Mapping[str, Mapping[str, Judged]]
+
+
+def installation(folder: Path, app: str, milter: str) -> Installation:
+    """The corpus' settings (tests/corpus_cases.py) as a file."""
+    folder.mkdir(mode=0o755)
+    made = Installation(folder, folder / "gatepost.yml", folder / "store", folder / "gatepost.log", folder / "revoked")
+    made.store.mkdir(mode=0o700)
+    routes = ""
+    for route in SETTINGS.routes:
+        assert route.keys is not None
+        screening = ", ".join(f"{name}: {getattr(route.screening, name)}" for name in route.screening._fields)
+        routes += (
+            f"  - name: {route.name}\n"
+            f'    address: "{route.address}"\n'
+            f"    keys: {{format: signed, secret: corpus, key_id: {route.keys.key_id}, revoked: {made.revoked}}}\n"
+            f"    screening: {{{screening}}}\n"
+            f"    deliver: [app]\n"
+        )
+        if route.must_match:
+            routes += f"    sender: {{must-match: {route.must_match}}}\n"
+    made.config.write_text(
+        f"store: {made.store}\nlog: {made.log}\ntrusted: [{', '.join(SETTINGS.trusted)}]\nroutes:\n{routes}"
+        f"sinks:\n  app: {app}\n{TIMING}{milter}"
+    )
+    made.config.chmod(0o644)
+    (secret,) = {route.keys.secrets[0] for route in SETTINGS.routes if route.keys is not None}
+    secrets = folder / "secrets.yml"
+    secrets.write_text(f"corpus: ['{secret.decode()}']\napp-webhook: ['{WEBHOOK_SECRET}']\n")
+    secrets.chmod(0o600)
+    made.revoked.write_text("".join(f"{revocation_line(secret, 'reply-keys', KEYS[each])}\n" for each in ("revoked", "ended")))
+    own(made)
+    return made
+
+
+def passage(case: Case) -> tuple[bytes, tuple[str, str, str]]:
+    """The message as its client sent it, and HELO, name and address of that client: as our Postfix wrote them down."""
+    top = _TOP.match(case.raw)
+    if top is None:
+        return case.raw, STRANGER
+    helo, name, address = (each.decode() for each in top.groups())
+    return case.raw[top.end() :], (helo, name, address)
+
+
+def posted(session: Session, case: Case) -> tuple[str, str]:
+    """The answer that counts, and the queue ID ("" where it was refused)."""
+    raw, (helo, name, address) = passage(case)
+    client(session, name=name, address=address, helo=helo)
+    sent = session.message(case.sender, [case.recipient], raw or b"\n")
+    last = sent.data or sent.rcpt(case.recipient)
+    return str(last), sent.queue_id
+
+
+def through(host: MilterHost, door: str, found: dict[str, tuple[str, str, str]]) -> None:
+    """Sends every case through one door, on one connection. At the milter's the rule, if it was the milter's, is read at once."""
+    with host.session(door) as session:
+        seen = 0
+        for case in cases():
+            said, queue_id = posted(session, case)
+            rule = ""
+            if door == "milter":
+                ours = [line for line in host.log() if line.door == "milter" and line.stage]
+                new, seen = ours[seen:], len(ours)
+                assert len(new) <= 1, (case.id, new)
+                rule = f"{new[0].rule} {new[0].route}" if new else ""
+            found[case.id] = (re.sub(r"queued as \w+", "queued", said), queue_id, rule)
+
+
+@pytest.fixture(scope="module")
+def judged(milter_tree: Environment) -> Iterator[Both]:
+    """Every case at both doors."""
+    with DnsServer() as dns:
+        milter = f"authserv_id: {HOST}, dns: ['{dns.address}']"
+        with milter_host(milter_tree, config=installation, host=HOST, milter=milter) as host:
+            sent: dict[str, dict[str, tuple[str, str, str]]] = {"milter": {}, "plain": {}}
+            threads = [threading.Thread(target=through, args=(host, door, found)) for door, found in sent.items()]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            host.idle()
+            behind = {line.queue_id: line for line in host.log() if not line.door}
+            hashes = {data["envelope"]["queue_id"]: data["message"]["sha256"] for data in handed(host.app)}
+            yield {door: {id_: _judged(said, queue_id, rule, behind, hashes) for id_, (said, queue_id, rule) in found.items()}
+                   for door, found in sent.items()}  # fmt: skip
+
+
+def _judged(said: str, queue_id: str, rule: str, behind: Mapping[str, object], hashes: Mapping[str, str]) -> Judged:
+    if not rule and queue_id in behind:
+        line = behind[queue_id]
+        rule = f"{line.rule} {line.route}"  # type: ignore[attr-defined]
+    name, _, route = rule.partition(" ")
+    return Judged(said, name, route, hashes.get(queue_id, ""))

@@ -1,0 +1,373 @@
+"""What a milter session stands on: the paths of the envelope, what is kept of a message, the configuration, the socket."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from gatepost.dialogue import Dialogue
+from gatepost.errors import ConfigError
+from gatepost.mail.recipient import recipient
+from gatepost.settings import Settings
+from gatepost_milter.current import Current
+from gatepost_milter.endpoint import EndpointError, clear, endpoint, identity, remove
+from gatepost_milter.kept import IN_MEMORY, Kept
+from gatepost_milter.paths import address
+from gatepost_milter.room import Room
+from tests.installation import Installation, install
+
+MILTER = "milter: {socket: unix:/run/gatepost/milter.sock, authserv_id: mx.example.com, authenticate: []}"
+
+# -- paths: what Postfix 3.7 gave as path and macro, and what its pipe(8) with flag q gave for ${sender} or ${recipient}
+
+PATHS: list[tuple[str, str, str | None, str, str]] = [
+    ("plain", "<a@in.example.com>", "a@in.example.com", "a@in.example.com", "as it is"),
+    ("null", "<>", "", "", "the null reverse-path"),
+    ("case", "<Reply+KEY@In.Example.COM>", "reply+key@in.example.com", "Reply+KEY@In.Example.COM", "the macro is folded, pipe is not"),
+    ("quoted", '<"quoted local"@in.example.com>', '"quoted local"@in.example.com', '"quoted local"@in.example.com', "needs them"),
+    ("quotes", '<"Reply+k"@in.example.com>', "reply+k@in.example.com", "Reply+k@in.example.com", "quotes that are not needed go"),
+    ("quote in quotes", r'<"a\"B"@in.example.com>', r'"a\"b"@in.example.com', r'"a\"B"@in.example.com', "stays escaped"),
+    ("backslash", r'<"A\b"@in.example.com>', "ab@in.example.com", "Ab@in.example.com", "a quoted pair that is not needed goes"),
+    ("route", "<@a.example,@b.example:User@Example.org>", "user@example.org", "User@Example.org", "RFC 5321 4.1.2: ignored"),
+    ("final dot", "<Reply+k@in.example.com.>", "reply+k@in.example.com", "Reply+k@in.example.com", "the same domain"),
+    ("bare", "reply+k@in.example.com", "reply+k@in.example.com", "reply+k@in.example.com", "Postfix takes it without brackets"),
+    ("no domain", "<postmaster>", "postmaster@mx.example.com", "postmaster@mx.example.com", "Postfix adds its own"),
+    ("UTF-8", "<reply+käy@in.example.com>", "reply+käy@in.example.com", "reply+käy@in.example.com", "SMTPUTF8"),
+    ("folds longer", "<Straße@Example.org>", "strasse@example.org", "Straße@Example.org", "casefold makes two characters of one"),
+    ("Kelvin sign", "<Reply+\u212a@in.example.com>", "reply+k@in.example.com", "Reply+\u212a@in.example.com", "is no k"),
+    ("dots", "<Reply+.dot.@in.example.com>", '"reply+.dot."@in.example.com', '"Reply+.dot."@in.example.com', "no dot-atom: quoted"),
+    ("two at", "<A@b@in.example.com>", '"a@b"@in.example.com', '"A@b"@in.example.com', "the last one counts"),
+    ("comment", "<Reply+x (comment)@in.example.com>", "reply+x@in.example.com", "Reply+x@in.example.com", "is none of the address"),
+    ("spaces", "< Reply+x@in.example.com >", "reply+x@in.example.com", "Reply+x@in.example.com", "around it"),
+    ("percent", "<reply+a%B@in.example.com>", "reply+a%b@in.example.com", "reply+a%B@in.example.com", "an ordinary character here"),
+    ("no macro", "<Reply+K@in.example.com>", None, "Reply+K@in.example.com", "an MTA that gives none"),
+    ("no macro, route", "<@a.example:Reply+K@in.example.com.>", None, "Reply+K@in.example.com", "as well as we can"),
+    ("no macro, null", "<>", None, "", "the null reverse-path"),
+    ("octets", "<reply+\udcff@in.example.com>", None, "reply+\udcff@in.example.com", "no UTF-8: surrogates"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("written", "macro", "expected"), [row[1:4] for row in PATHS], ids=[row[0] for row in PATHS])
+def test_a_path_is_spelled_as_pipe_will_spell_it(written: str, macro: str | None, expected: str) -> None:
+    """The door behind the queue must see the same envelope, or a stamp and a delivery id of ours are worth nothing."""
+    assert address(written, macro) == expected
+
+
+@pytest.mark.parametrize("written", ["", "<", ">", "<<>>", "@", '"', "<a@b@c", "\0", "(((", "<@a:@b:>", "\udcff", "İ" * 50])
+@pytest.mark.parametrize("macro", ["", "a@b", '"', "\0", "İ", "x" * 1000, None])
+def test_any_path_has_an_address(written: str, macro: str | None) -> None:
+    """Whatever the MTA says: an answer, which the rest of gatepost can read."""
+    recipient(address(written, macro))
+
+
+# -- what is kept
+
+
+def test_a_message_comes_back_as_it_went_in(tmp_path: Path) -> None:
+    """In memory or in a file: the same octets, in any pieces."""
+    for size in (0, 1, IN_MEMORY, IN_MEMORY + 1, 3 * IN_MEMORY + 7):
+        kept, data = Kept(str(tmp_path)), bytes(range(251)) * (size // 251 + 1)
+        for at in range(0, size, 65_535):
+            kept.add(data[at : min(at + 65_535, size)])
+        assert (kept.size, kept.in_file) == (size, size > IN_MEMORY)
+        assert kept.read() == data[:size]
+        assert list(tmp_path.iterdir()) == [], "the file has no name"
+
+
+def test_memory_is_bounded_while_a_message_comes(tmp_path: Path) -> None:
+    """However small the pieces are: a head of a million fields is not a million objects."""
+    kept = Kept(str(tmp_path))
+    for _ in range(3 * IN_MEMORY // 4):
+        kept.add(b"a:b\n")
+        assert len(kept._memory) <= IN_MEMORY
+    assert len(kept.read()) == 3 * IN_MEMORY
+
+
+def test_dropping_closes_the_file(tmp_path: Path) -> None:
+    """An aborted transaction gives its disk space back at once."""
+    before = len(os.listdir("/proc/self/fd"))
+    kept = Kept(str(tmp_path))
+    kept.add(b"x" * (IN_MEMORY + 1))
+    assert len(os.listdir("/proc/self/fd")) == before + 1
+    kept.drop()
+    kept.drop()
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert kept.read() == b""
+
+
+def test_room_is_given_in_turn_and_only_so_much_of_it() -> None:
+    """Never more than there is; who waits too long gets none and takes none."""
+    room, most, now, lock = Room(10), 0, 0, threading.Lock()
+
+    def work(size: int) -> None:
+        nonlocal most, now
+        for _ in range(200):
+            with room.taken(size, 30.0) as got:
+                assert got
+                with lock:
+                    now += min(size, 10)
+                    most = max(most, now)
+                with lock:
+                    now -= min(size, 10)
+
+    threads = [threading.Thread(target=work, args=(size,)) for size in (1, 3, 4, 7, 10, 99)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert now == 0
+    assert most <= 10
+    with room.taken(10, 0.0) as all_of_it, room.taken(1, 0.0) as none:
+        assert (all_of_it, none) == (True, False)
+    with room.taken(10, 0.0) as again:
+        assert again
+
+
+# -- the configuration in force
+
+
+class Opened:
+    """A dialogue that only knows whether it was closed."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.closed = False
+
+    def close(self) -> None:
+        assert not self.closed
+        self.closed = True
+
+
+class Watched:
+    """A configuration on disk, the clock, and what was told."""
+
+    def __init__(self, made: Installation) -> None:
+        self.made, self.time = made, 100.0
+        self.opened: list[Opened] = []
+        self.told: list[str] = []
+        self.current = Current(str(made.config), self.open, note=self.told.append, now=lambda: self.time)
+
+    def open(self, settings: Settings) -> Dialogue:
+        self.opened.append(Opened(settings))
+        return self.opened[-1]  # type: ignore[return-value]
+
+    def after(self) -> str:
+        """The after_queue of the configuration that a transaction gets two seconds later."""
+        self.time += 2.0
+        lease = self.current.take()
+        lease.give_back()
+        return str(lease.settings.after_queue)
+
+    def write(self, text: str) -> None:
+        """A new file in the old one's place, as an editor does it."""
+        new = self.made.config.with_suffix(".new")
+        new.write_text(text)
+        new.chmod(0o644)
+        new.rename(self.made.config)
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Watched:
+    return Watched(install(tmp_path, more=MILTER))
+
+
+def changed(watched: Watched) -> str:
+    return watched.made.config.read_text() + "after_queue: park\n"
+
+
+def test_a_change_on_disk_is_in_force_for_the_next_transaction(watched: Watched) -> None:
+    """Without a restart; the old dialogue is closed."""
+    assert watched.after() == "bounce-verified"
+    watched.write(changed(watched))
+    assert (watched.after(), watched.told) == ("park", ["changed"])
+    assert [each.closed for each in watched.opened] == [True, False]
+    assert watched.after() == "park"
+    assert len(watched.opened) == 2, "read once for each change"
+
+
+def test_the_disk_is_looked_at_once_a_second(watched: Watched) -> None:
+    """A thousand messages a second do not make a thousand stats."""
+    watched.write(changed(watched))
+    lease = watched.current.take()
+    assert lease.settings.after_queue == "bounce-verified"
+    watched.time += 1.0
+    assert watched.current.take().settings.after_queue == "park"
+
+
+BAD: list[tuple[str, Callable[[Watched], None], str, str]] = [
+    ("not YAML", lambda watched: watched.write("routes: [\n"), "gatepost.yml:", "a person is just editing it"),
+    ("gone", lambda watched: watched.made.config.unlink(), "gatepost.yml", "an editor that removes first"),
+    ("no milter", lambda watched: watched.write(changed(watched).replace(MILTER, "")), "", "then no dialogue can be opened"),
+    ("secrets gone", lambda watched: (watched.made.folder / "secrets.yml").unlink(), "secrets.yml", "a rotation in two steps"),
+    ("secrets readable", lambda watched: share_secrets(watched), "secrets.yml", "refused at the start, so refused here"),
+]
+
+
+def share_secrets(watched: Watched) -> None:
+    (watched.made.folder / "secrets.yml").chmod(0o644)
+    os.utime(watched.made.config, (1, 1))  # a mode is no content: it is seen at the next change
+
+
+@pytest.mark.parametrize(("spoil", "says"), [row[1:3] for row in BAD], ids=[row[0] for row in BAD])
+def test_a_bad_change_changes_nothing_and_is_told_once(watched: Watched, spoil: Callable[[Watched], None], says: str) -> None:
+    """The configuration in force still serves; a second look at the same mistake is silent; the mend is taken."""
+    good, secrets = changed(watched), (watched.made.folder / "secrets.yml").read_text()
+
+    def open_dialogue(settings: Settings) -> Dialogue:
+        if settings.milter is None:
+            raise ValueError("the configuration has no milter:")
+        return watched.open(settings)
+
+    watched.current._open_dialogue = open_dialogue
+    spoil(watched)
+    assert watched.after() == "bounce-verified"
+    told = list(watched.told)
+    assert told
+    assert all(line.startswith("not changed: ") for line in told)
+    assert says in told[0]
+    assert watched.after() == "bounce-verified"
+    assert watched.told == told
+    assert not watched.opened[0].closed
+    (watched.made.folder / "secrets.yml").write_text(secrets)
+    (watched.made.folder / "secrets.yml").chmod(0o600)
+    watched.write(good)
+    assert (watched.after(), watched.told[-1]) == ("park", "changed")
+
+
+def test_a_changed_secret_is_noticed(watched: Watched) -> None:
+    """Rotation: the secrets file is part of the configuration."""
+    path = watched.made.folder / "secrets.yml"
+    path.write_text(path.read_text().replace("for tests only", "for tests alone"))
+    watched.after()
+    assert watched.told == ["changed"]
+
+
+def test_an_old_configuration_is_closed_after_its_last_transaction(watched: Watched) -> None:
+    """Two hold it; giving back twice counts once."""
+    first, second = watched.current.take(), watched.current.take()
+    watched.write(changed(watched))
+    assert watched.after() == "park"
+    first.give_back()
+    first.give_back()
+    assert not watched.opened[0].closed
+    second.give_back()
+    assert watched.opened[0].closed
+
+
+def test_a_bad_configuration_does_not_start(tmp_path: Path) -> None:
+    """ConfigError, with its problems."""
+    made = install(tmp_path, more="milter: {socket: nowhere}")
+    with pytest.raises(ConfigError):
+        Watched(made)
+
+
+# -- the socket
+
+
+def listening(path: Path, backlog: int = 1) -> socket.socket:
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(str(path))
+    server.listen(backlog)
+    return server
+
+
+def test_a_stale_socket_is_removed(tmp_path: Path) -> None:
+    """A crash leaves one behind; libmilter would not listen on it."""
+    path = tmp_path / "milter.sock"
+    listening(path).close()
+    assert path.exists()
+    with clear(endpoint(f"unix:{path}")):
+        assert not path.exists()
+
+
+def somebody(path: Path) -> None:
+    KEPT.append(listening(path))
+
+
+def somebody_busy(path: Path) -> None:
+    server = listening(path, 0)
+    KEPT.append(server)
+    for _ in range(4):  # its queue is full: a further client would wait
+        client = socket.socket(socket.AF_UNIX)
+        client.setblocking(False)
+        KEPT.append(client)
+        with suppress(BlockingIOError):
+            client.connect(str(path))
+
+
+def a_file(path: Path) -> None:
+    path.write_text("mine")
+
+
+def a_folder(path: Path) -> None:
+    path.mkdir()
+
+
+KEPT: list[socket.socket] = []
+TAKEN: list[tuple[str, Callable[[Path], None], str, str]] = [
+    ("in use", somebody, "listens here already", "a second milter would take the first one's place unheard"),
+    ("in use and busy", somebody_busy, "listens here already", "a full backlog is no dead socket"),
+    ("a file", a_file, "is no socket", "somebody's data"),
+    ("a folder", a_folder, "is no socket", "a mistake in the configuration"),
+]
+
+
+@pytest.mark.parametrize(("take", "says"), [row[1:3] for row in TAKEN], ids=[row[0] for row in TAKEN])
+def test_a_place_that_is_taken_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, take: Callable[[Path], None], says: str
+) -> None:
+    """An error that says what is there."""
+    monkeypatch.setattr("gatepost_milter.endpoint._PATIENCE", 0.1)
+    path = tmp_path / "milter.sock"
+    take(path)
+    try:
+        with pytest.raises(EndpointError, match=says), clear(endpoint(f"unix:{path}")):
+            pytest.fail("it is not ours")
+        assert path.exists()
+    finally:
+        while KEPT:
+            KEPT.pop().close()
+
+
+def test_a_folder_that_is_not_there_says_how_to_make_it(tmp_path: Path) -> None:
+    """The command that mends it."""
+    at = endpoint(f"unix:{tmp_path}/none/milter.sock")
+    with pytest.raises(EndpointError, match="install -d -o gatepost -g postfix -m 2710"), clear(at):
+        pytest.fail("there is no such folder")
+
+
+def test_of_two_that_start_at_once_one_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else both would find the stale socket, and the second remove the first one's new one."""
+    monkeypatch.setattr("gatepost_milter.endpoint._PATIENCE", 0.1)
+    at = endpoint(f"unix:{tmp_path}/milter.sock")
+    with clear(at), pytest.raises(EndpointError, match="about to listen"), clear(at):
+        pytest.fail("both at once")
+
+
+def test_only_our_own_socket_is_removed_at_the_end(tmp_path: Path) -> None:
+    """A new process may listen at the same place before the old one has ended."""
+    path, at = tmp_path / "milter.sock", endpoint(f"unix:{tmp_path}/milter.sock")
+    first = listening(path)
+    ours = identity(at)
+    path.rename(tmp_path / "old")  # so that its inode is not given to the next
+    second = listening(path)
+    remove(at, ours)
+    assert path.exists()
+    remove(at, identity(at))
+    assert not path.exists()
+    first.close()
+    second.close()
+
+
+def test_a_socket_of_the_network_has_no_file() -> None:
+    """Nothing to look for, nothing to remove."""
+    at = endpoint("inet:8891@127.0.0.1")
+    with clear(at):
+        assert (at.path, identity(at)) == ("", None)
+    remove(at, None)
