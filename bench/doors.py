@@ -20,19 +20,19 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
+from demo.dns_server import DnsServer
 from demo.environment import CHECKOUT, ensure_user
-from demo.postfix_instance import LOOPBACK, MailRecorder, PostfixError, PrivatePostfix, free_port, wait_for
+from demo.postfix_instance import LOOPBACK, MailRecorder, PostfixError, PrivatePostfix, Session, free_port, wait_for
 from gatepost.config import load
 from gatepost.keys.outgoing import fill
 from gatepost.keys.signed import mint
 from gatepost.wiring import render
-from tests.dns_server import DnsServer
 from tests.signed_mail import Key, rsa_key, sign
 
 if TYPE_CHECKING:
     from demo.environment import Environment
 
-__all__ = ["BODY_BYTES", "DOMAIN", "DOORS", "NAMES", "SENDER", "Doors"]
+__all__ = ["BODY_BYTES", "DOMAIN", "DOORS", "SENDER", "Doors"]
 
 DOMAIN: Final = "in.example.com"
 SENDER: Final = "person@example.org"
@@ -53,25 +53,17 @@ milter: {{socket: "unix:{socket}", authserv_id: mx.example.com, authenticate: [{
 sinks:
   folder: {{maildir: {folder}/mail/Maildir}}
 """
+#: The sender's public key stands in a file: with ResolverConfiguration, Debian 12's crashes as soon as two threads read that.
 _OPENDKIM: Final = """\
 Mode v
 Socket local:{socket}
 UMask 0117
 AuthservID mx.example.com
-ResolverConfiguration {folder}/etc/unbound.conf
+TestPublicKeys {folder}/etc/public-keys
 Syslog no
-"""
-_UNBOUND: Final = """\
-server:
-    do-not-query-localhost: no
-    module-config: "iterator"
-forward-zone:
-    name: "."
-    forward-addr: {address}@{port}
 """
 #: Where the trial messages go, to be looked at.
 _TRIAL: Final = "trial"
-NAMES: Final = {"idle": "a pymilter that does nothing", "ours": "gatepost", "checking": "gatepost, DNS asked"}
 
 
 class Doors:
@@ -119,7 +111,7 @@ class Doors:
         key = rsa_key()
         dns = self._stack.enter_context(DnsServer(_zones(key)))
         self.message.write_bytes(_message(key, self.to).replace(b"\r\n", b"\n"))
-        self._configure(dns.port)
+        self._configure(dns.port, key)
         self._start()
         outbox = MailRecorder()
         self._stack.callback(outbox.close)
@@ -127,7 +119,7 @@ class Doors:
         self.postfix.start()
         self._try(outbox)
 
-    def _configure(self, dns_port: int) -> None:
+    def _configure(self, dns_port: int, key: Key) -> None:
         etc = self.folder / "etc"
         for door, methods in (("ours", ""), ("checking", "spf, dkim, dmarc, arc")):
             (etc / f"{door}.yml").write_text(
@@ -141,7 +133,7 @@ class Doors:
         secrets.write_text(f"{_KEY_ID}: ['{_SECRET}']\n")
         shutil.chown(secrets, "gatepost", "gatepost")
         (etc / "opendkim.conf").write_text(_OPENDKIM.format(socket=self.socket("opendkim"), folder=self.folder))
-        (etc / "unbound.conf").write_text(_UNBOUND.format(address=LOOPBACK, port=dns_port))
+        (etc / "public-keys").write_text(f"s._domainkey.example.org {key.record}\n")
         shutil.copyfile(CHECKOUT / "bench" / "idle_milter.py", etc / "idle_milter.py")
         for file in etc.iterdir():
             if file != secrets:
@@ -202,13 +194,13 @@ class Doors:
         wanted = {"none": b"", "idle": b"", "ours": b"mx.example.com; none", "checking": b"dkim=pass", "opendkim": b"dkim=pass"}
         for door in DOORS:
             outbox.clear()
-            with self.postfix.session() if door == "none" else _session(self.ports[door]) as session:
+            with Session(self.ports[door]) as session:
                 sent = session.message(SENDER, [self.trial], self.message.read_bytes())
             if not sent.queue_id:
                 raise PostfixError(f"{door}: {sent}:\n{self.postfix.log_tail()}")
             wait_for(lambda: outbox.messages, what=f"the message through {door}")
-            head = outbox.messages[0].data.partition(b"\r\n\r\n")[0]
-            results = b"".join(re.findall(rb"(?im)^authentication-results:(.*(?:\r\n[ \t].*)*)", head))
+            head = outbox.messages[0].data.replace(b"\r\n", b"\n").partition(b"\n\n")[0]
+            results = b"".join(re.findall(rb"(?im)^authentication-results:(.*(?:\n[ \t].*)*)", head))
             if (wanted[door] not in results) if wanted[door] else results:
                 raise PostfixError(f"{door}: Authentication-Results:{results.decode(errors='replace')!r}")
 
@@ -245,10 +237,6 @@ class Doors:
     def _is_idle(self) -> bool:
         queue = self.postfix.queue_folder
         return not any(files for name in ("maildrop", "incoming", "active") for _, _, files in os.walk(queue / name))
-
-
-def _session(port: int) -> Session:
-    return Session(port)
 
 
 def _key(subject: str) -> str:

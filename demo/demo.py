@@ -28,8 +28,8 @@ if __name__ == "__main__":  # the folder of this file would hide the package `de
 
 from demo.environment import CHECKOUT, SetUpError
 from demo.postfix_instance import LOOPBACK, PostfixError, PrivatePostfix
-from demo.scenarios import SCENARIOS, Course, Tale
-from demo.world import DOMAIN, FOLDER_PREFIX, World
+from demo.scenarios import ACTS, Course, Tale
+from demo.world import AUTHSERV_ID, DOMAIN, FOLDER_PREFIX, World
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Notes", "environment_text", "identity", "main"]
 
-#: Seconds for everything. A whole demo takes about half a minute; each wait in it has a limit of its own.
+#: Seconds for everything. A whole demo takes about a minute; each wait in it has a limit of its own.
 _AT_MOST: Final = 600
 #: Columns of a terminal that the output fits into.
 _WIDTH: Final = 100
@@ -146,6 +146,7 @@ def run(notes: Notes, *, keep: bool) -> int:
         _show(f"demo: ready after {time.monotonic() - started:.0f} s\n")
         good = _play(world)
         if keep:
+            world.enter("milter")
             world.mend()
             _leave_running(world, notes)
             kept = True
@@ -155,24 +156,30 @@ def run(notes: Notes, *, keep: bool) -> int:
                 signal.signal(number, signal.SIG_IGN)
             world.close()
             notes.forget()
-    _show(f"demo: {good} of {len(SCENARIOS)} as expected" + ("" if kept else f" (in {time.monotonic() - started:.0f} s)"))
-    return 0 if good == len(SCENARIOS) else 1
+    wanted = sum(len(act.scenarios) for act in ACTS)
+    _show(f"demo: {good} of {wanted} as expected" + ("" if kept else f" (in {time.monotonic() - started:.0f} s)"))
+    return 0 if good == wanted else 1
 
 
 def _play(world: World) -> int:
-    """Every scenario; how many went as expected."""
-    good, history = 0, {}  # type: ignore[var-annotated]
-    for number, scenario in enumerate(SCENARIOS, 1):
-        tale = Tale()
-        try:
-            world.mend()
-            scenario(Course(world, tale, history))
-        except Exception as error:  # noqa: BLE001 - whatever breaks a scenario, the others still show something
-            tale.wrong.append(f"it broke off: {type(error).__name__}: {error}")
-        good += not tale.wrong
-        _show(_block(number, scenario.__doc__ or "", tale))
-        if tale.wrong:
-            _show(textwrap.indent(world.tails(), "    ") + "\n")
+    """Every scenario of every act; how many went as expected."""
+    good, number, history = 0, 0, {}  # type: ignore[var-annotated]
+    for act in ACTS:
+        _show("\n".join(_wrapped("--- ", act.title, indent=4)) + "\n")
+        world.mend()
+        world.enter(act.door)
+        for scenario in act.scenarios:
+            number += 1
+            tale = Tale()
+            try:
+                world.mend()
+                scenario(Course(world, tale, history))
+            except Exception as error:  # noqa: BLE001 - whatever breaks a scenario, the others still show something
+                tale.wrong.append(f"it broke off: {type(error).__name__}: {error}")
+            good += not tale.wrong
+            _show(_block(number, scenario.__doc__ or "", tale))
+            if tale.wrong:
+                _show(textwrap.indent(world.tails(), "    ") + "\n")
     return good
 
 
@@ -196,7 +203,7 @@ def _wrapped(first: str, text: str, *, indent: int) -> list[str]:
 def _short(text: str) -> str:
     """Ids and keys as long as a person can compare them."""
     text = re.sub(r"\b([0-9a-f]{8})[0-9a-f]{38,56}\b", r"\1...", text)  # Postfix's own line may cut it
-    return re.sub(r"(?i)\b(reply[+-][a-z2-7]{6})[a-z2-7]{10,}", r"\1...", text)
+    return re.sub(r"(?i)\b((?:reply|ticket)[+-][a-z2-7]{6})[a-z2-7]{10,}", r"\1...", text)
 
 
 def _leave_running(world: World, notes: Notes) -> None:
@@ -210,6 +217,7 @@ def _leave_running(world: World, notes: Notes) -> None:
         "GOOD_ADDRESS": world.address("order-7"),
         "EXPIRED_ADDRESS": world.address("order-7", expires="2024-02-29"),
         "UNKNOWN_ADDRESS": f"reply+nosuchkey@{DOMAIN}",
+        "AUTHSERV_ID": AUTHSERV_ID,
         "GATEPOST": str(world.command),
         "POSTFIX_CONFIG": str(world.postfix.config_folder),
         "PERSON_FOLDER": str(world.folder / "person"),
@@ -222,6 +230,7 @@ It stays up until `make demo-stop`. Try it (the names are in {file}):
 
     swaks --server {LOOPBACK} --port {values["SMTP_PORT"]} --from you@example.net \\
           --to {values["GOOD_ADDRESS"]}
+    # and --to {values["UNKNOWN_ADDRESS"]}: refused by the milter
 
     . {file}
     tail -f $MAIL_LOG $GATEPOST_LOG $APP_LOG

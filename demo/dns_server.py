@@ -6,7 +6,7 @@ Never: asks anybody else; listens elsewhere than on 127.0.0.1.
     with DnsServer({"example.org": {"TXT": ["v=spf1 -all"], "A": ["192.0.2.1"]}}) as server:
         ...  # 127.0.0.1:server.port
 
-`python -m tests.dns_server PORT ZONES.json` serves until it is ended.
+`python -m demo.dns_server PORT ZONES.json` serves until it is ended.
 """
 
 from __future__ import annotations
@@ -70,7 +70,9 @@ class DnsServer:
         self._tcp = _Tcp(("127.0.0.1", port), self)
         self.port: int = self._tcp.server_address[1]
         self._udp = _Udp(("127.0.0.1", self.port), self)
-        self._threads = [threading.Thread(target=each.serve_forever, args=(0.02,), daemon=True) for each in (self._tcp, self._udp)]
+        self._threads = [
+            threading.Thread(target=each.serve_forever, args=(0.02,), daemon=True) for each in (self._tcp, self._udp)
+        ]
 
     @property
     def address(self) -> str:

@@ -1,5 +1,7 @@
 """What the demo shows, one function a scenario: mail goes in over SMTP, and Postfix, our log and the app say what became of it.
 
+The same scenarios are played in several acts: without a milter, with it, and with a milter that was killed (`World.door`).
+
 Promises: each scenario checks what it shows, and says what is wrong; nothing waits for a fixed time; at the end every message
 is looked for once more, where it was found before.
 Never: takes a missing observation for a good one.
@@ -15,21 +17,22 @@ import threading
 import time
 from base64 import encodebytes
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from demo.postfix_instance import LOOPBACK, PostfixError, Sent, wait_for
-from demo.world import DOMAIN, PERSON, Mail, World, new_mail
+from demo.world import AUTHSERV_ID, DOMAIN, PERSON, Mail, World, new_mail
 from gatepost.receiver import mint_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from demo.postfix_instance import Delivery, Reply
+    from demo.world import Door
 
-__all__ = ["SCENARIOS", "Course", "Tale"]
+__all__ = ["ACTS", "Act", "Course", "Tale"]
 
 #: Seconds for something to come true that should already be on its way.
 _SOON: Final = 10.0
@@ -37,23 +40,28 @@ _SOON: Final = 10.0
 
 @dataclass(frozen=True)
 class Fate:
-    """What should become of a message for one recipient: Postfix's status=, our action and rule, and where it is then."""
+    """What should become of a message for one recipient: Postfix's status=, our action and rule, and where it is then.
+
+    `early`: what the milter makes of it while the client is still connected: refused at "rcpt" or at the end of the "data",
+    "discard", or "": it goes on to the script.
+    """
 
     status: str
     action: str
     rule: str
     place: str
+    early: str = ""
 
 
 _ACCEPTED: Final = Fate("sent", "accept", "accepted", "app")
 
 
 def _parked(rule: str) -> Fate:
-    return Fate("sent", "park", rule, "parked")
+    return Fate("sent", "park", rule, "parked", early="rcpt")
 
 
-def _discarded(rule: str) -> Fate:
-    return Fate("sent", "discard", rule, "nowhere")
+def _discarded(rule: str, early: str) -> Fate:
+    return Fate("sent", "discard", rule, "nowhere", early=early)
 
 
 def _deferred(rule: str) -> Fate:
@@ -98,7 +106,7 @@ class Course:
         if sent.data:
             self.tale.postfix.append(f"end of DATA: {sent.data}")
         self.tale.expect("the reply to DATA", sent.data.code if sent.data else 0, to_data)
-        if to_data and not sent.queue_id:
+        if to_data == 250 and not sent.queue_id:
             raise PostfixError("Postfix did not take the message")
         return sent
 
@@ -146,16 +154,64 @@ class Course:
         for (queue_id, recipient), (mail, place) in self._history.items():
             self.tale.expect(f"where {queue_id} is", self.place(mail, queue_id, recipient), place)
 
+    def expected(self, place: str) -> int:
+        """How many messages of the demo so far were last seen there."""
+        return sum(seen == place for _, seen in self._history.values())
+
     def app_line(self, mail: Mail) -> dict[str, Any]:
         """The app's line about it; empty where it has none."""
         lines = self.world.received(mail, mail.recipients[0])
         return lines[0] if lines else {}
 
-    def simple(self, mail: Mail, fate: Fate) -> Sent:
-        """One message, one recipient, one attempt."""
-        sent = self.send(mail)
-        self.follow(mail, sent, fate)
-        return sent
+    def simple(self, mail: Mail, fate: Fate) -> None:
+        """One message, one recipient, one attempt; what becomes of it where the milter is there, or was killed."""
+        if self.world.door == "tempfail":
+            self.put_off(mail)
+        elif self.world.door == "milter" and fate.early:
+            self.early(mail, fate)
+        else:
+            self.follow(mail, self.send(mail), fate)
+
+    def early(self, mail: Mail, fate: Fate) -> None:
+        """The milter has decided: a refusal while the client is there, or a message that goes no further."""
+        before = len(self.world.milters_decisions())
+        if fate.early == "rcpt":
+            sent = self.send(mail, replies=(550,), to_data=0)
+            self.tale.expect("the status code", sent.rcpt(mail.recipients[0]).text[:5], "5.1.1")
+        elif fate.early == "data":
+            sent = self.send(mail, to_data=550)
+            self.tale.expect("the status code", sent.data.text[:4] if sent.data else "", "5.7.")
+        else:
+            sent = self.send(mail)
+        wanted = ("discard" if fate.early == "discard" else "reject", fate.rule)
+        self.decided_early(self.world.milters_decisions()[before:], wanted)
+        told = "with the sender, who was told at once"
+        self.is_nowhere(mail, sent.queue_id, _PLACES["nowhere"] if fate.early == "discard" else told)
+
+    def decided_early(self, lines: list[dict[str, str]], wanted: tuple[str, str]) -> None:
+        """The milter's one line about it."""
+        for line in lines:
+            shown = ("stage", "action", "rule", "ms", "detail")
+            self.tale.decision.append("milter: " + " ".join(f"{name}={line[name]}" for name in shown if name in line))
+        self.tale.expect("the milter's decision", [(line.get("action"), line.get("rule")) for line in lines], [wanted])
+
+    def put_off(self, mail: Mail) -> None:
+        """Nobody can look at it: Postfix takes nothing, and asks nobody."""
+        before = self.world.log_file.read_text()
+        sent = self.world.send(mail)
+        self.tale.postfix.append(f"MAIL FROM:<{mail.sender}>: {sent.mail}")
+        self.tale.expect("the reply to MAIL", (sent.mail.code, sent.mail.text[:5]), (451, "4.7.1"))
+        self.tale.decision.append("none: gatepost was not asked")
+        self.tale.expect("our log", self.world.log_file.read_text(), before)
+        self.is_nowhere(mail, "", "with the sender, who tries again")
+
+    def is_nowhere(self, mail: Mail, queue_id: str, shown: str) -> None:
+        """Not with the app, not in the queue, not parked; and it stays so."""
+        name = queue_id or mail.message_id  # what was refused has no queue ID; what is parked is counted at the end
+        for recipient in mail.recipients:
+            self.tale.expect("where it is", self.place(mail, name, recipient), "nowhere")
+            self._history[name, recipient] = (mail, "nowhere")
+        self.tale.now.append(shown)
 
 
 # --- keys -----------------------------------------------------------------------------------------------------------------
@@ -165,6 +221,8 @@ def good_reply(course: Course) -> None:
     """A reply to an address whose key is good."""
     mail = new_mail(course.world.address("order-7"))
     course.simple(mail, _ACCEPTED)
+    if course.world.door == "tempfail":
+        return
     subject = course.app_line(mail).get("key_subject")
     course.tale.now.append(f"the key names {subject}")
     course.tale.expect("what the key names", subject, "order-7")
@@ -189,7 +247,7 @@ def thread(course: Course) -> None:
 
 
 def unknown_key(course: Course) -> None:
-    """An unknown key. Postfix knows the form of our addresses only; the milter, a later step, refuses it at RCPT."""
+    """An unknown key. Postfix itself knows the form of our addresses only."""
     course.simple(new_mail(f"reply+nosuchkey@{DOMAIN}"), _parked("key-unknown"))
 
 
@@ -226,6 +284,7 @@ def foreign_domain(course: Course) -> None:
 
 
 def _refused(course: Course, recipient: str, code: int, status: str) -> None:
+    """By Postfix itself, whoever stands behind it."""
     before = course.world.log_file.read_text()
     sent = course.send(new_mail(recipient), replies=(code,), to_data=0)
     course.tale.expect("the status code", sent.rcpt(recipient).text[:5], status)
@@ -246,7 +305,7 @@ def vacation(course: Course) -> None:
         headers="Auto-Submitted: auto-replied (vacation)\n",
         body=b"I am away until Monday.\n",
     )
-    course.simple(mail, _discarded("automatic"))
+    course.simple(mail, _discarded("automatic", early="data"))
 
 
 def bounce(course: Course) -> None:
@@ -264,7 +323,7 @@ def bounce(course: Course) -> None:
         body=report,
         kind='multipart/report; report-type=delivery-status; boundary="b"',
     )
-    course.simple(mail, _discarded("bounce"))
+    course.simple(mail, _discarded("bounce", early="discard"))
 
 
 # --- more than the usual --------------------------------------------------------------------------------------------------
@@ -273,8 +332,15 @@ def bounce(course: Course) -> None:
 def two_recipients(course: Course) -> None:
     """One mail to two addresses, one with a good key and one with a bad one: each has its own decision."""
     mail = new_mail(course.world.address("order-7"), f"reply+nosuchkey@{DOMAIN}")
-    sent = course.send(mail, replies=(250, 250))
-    course.follow(mail, sent, _ACCEPTED, _parked("key-unknown"))
+    if course.world.door == "tempfail":
+        course.put_off(mail)
+    elif course.world.door == "milter":
+        before = len(course.world.milters_decisions())
+        sent = course.send(mail, replies=(250, 550))
+        course.decided_early(course.world.milters_decisions()[before:], ("reject", "key-unknown"))
+        course.follow(replace(mail, recipients=mail.recipients[:1]), sent, _ACCEPTED)
+    else:
+        course.follow(mail, course.send(mail, replies=(250, 250)), _ACCEPTED, _parked("key-unknown"))
 
 
 def attachment(course: Course) -> None:
@@ -298,19 +364,24 @@ def _large(course: Course, size: int) -> Mail:
 
 
 def _compare(course: Course, mail: Mail) -> None:
-    """What the app has on disk is what was sent, behind Postfix's own Received field."""
+    """What the app has on disk is what was sent, behind the fields of our own host: Postfix's and the milter's."""
     line = course.app_line(mail)
     kept = course.world.kept_by_app(line["id"]) if line else b""
     wanted, seen = (hashlib.sha256(data).hexdigest() for data in (mail.wire, kept[-len(mail.wire) :]))
     course.tale.now.append(f"{len(mail.wire):,} bytes sent, sha256 {wanted[:16]}...; the app's copy {seen[:16]}...")
     course.tale.expect("sha256 of the app's copy", seen, wanted)
     course.tale.expect("sha256 in the webhook", line.get("content_sha256"), wanted)
-    course.tale.expect("what stands in front of it", kept[: -len(mail.wire)][:10], b"Received: ")
+    front = re.findall(rb"(?m)^([\w-]+):", kept[: -len(mail.wire)])
+    ours = [b"X-Gatepost-Stamp", b"Authentication-Results"] * (course.world.door == "milter")
+    course.tale.expect("what stands in front of it", front, [*ours, b"Received"])
 
 
 def postmaster(course: Course) -> None:
     """Mail to postmaster: no route, no key, no rule; it goes to a person (RFC 5321 section 4.5.1)."""
     mail = new_mail(f"postmaster@{DOMAIN}", subject="A question about your mail server")
+    if course.world.door == "tempfail":
+        course.put_off(mail)
+        return
     sent = course.send(mail)
     (delivery,) = course.world.postfix.wait_delivery(sent.queue_id)
     course.tale.postfix.append(f"to={delivery.recipient} status={delivery.status} ({delivery.text})")
@@ -320,6 +391,53 @@ def postmaster(course: Course) -> None:
     found = [data for data in course.world.persons_mail() if mail.message_id.encode() in data]
     course.tale.now.append(f"in the mailbox of {PERSON}" if found else "not with the person")
     course.tale.expect("copies that the person has", len(found), 1)
+
+
+# --- who the sender is ----------------------------------------------------------------------------------------------------
+
+#: What a stranger writes to look like our own host's verdict.
+_CLAIM: Final = f"Authentication-Results: {AUTHSERV_ID}; dmarc=pass header.from=example.org\n"
+
+
+def _written_by(course: Course, author: str) -> Mail:
+    """A mail to an address that was made for person@example.net alone, with a forged verdict in it."""
+    address = course.world.mint("ticket-9", route="tickets", owner="person@example.net")["address"]
+    return new_mail(address, sender=author, author=author, headers=_CLAIM)
+
+
+def owner(course: Course) -> None:
+    """The key's owner writes; SPF says that it is so. A verdict that he brought along in our name is taken away."""
+    mail = _written_by(course, "person@example.net")
+    course.simple(mail, _ACCEPTED)
+    _sender_is(course, mail, "yes")
+
+
+def somebody_else(course: Course) -> None:
+    """Somebody else, verified as well, writes to an address that was made for the owner alone."""
+    course.simple(_written_by(course, "someone@example.net"), Fate("sent", "park", "sender-mismatch", "parked", early="data"))
+
+
+def forged_sender(course: Course) -> None:
+    """A From address of example.org, whose DMARC record has it refused; with a verdict in our name that says it is genuine."""
+    author = "someone@example.org"
+    mail = new_mail(course.world.address("order-7"), sender=author, author=author, headers=_CLAIM)
+    if course.world.door == "milter":
+        course.simple(mail, Fate("sent", "park", "unauthenticated", "parked", early="data"))
+    else:
+        course.simple(mail, _ACCEPTED)
+        _sender_is(course, mail, "unknown")
+
+
+def _sender_is(course: Course, mail: Mail, verified: str) -> None:
+    """What the app was told of the sender, and by whose verdict."""
+    line = course.app_line(mail)
+    course.tale.now.append(f"the app was told: sender verified: {line.get('sender_verified')}")
+    course.tale.expect("what the app was told", line.get("sender_verified"), verified)
+    kept = course.world.kept_by_app(line["id"]) if line else b""
+    ours = f"\r\nAuthentication-Results: {AUTHSERV_ID};".encode()
+    if course.world.door == "milter":
+        course.tale.expect("verdicts in our name", (b"\r\n" + kept).count(ours), 1)
+        course.tale.expect("the forged verdict", b"header.from=example.org" in kept, False)
 
 
 # --- faults: the message waits in Postfix's queue -------------------------------------------------------------------------
@@ -481,20 +599,39 @@ def _octets_read(pid: int) -> int:
     return 1 << 40
 
 
+# --- a milter that was killed ---------------------------------------------------------------------------------------------
+
+
+def back_again(course: Course) -> None:
+    """The milter is started again, and the senders come back: the good mail arrives, the bad is refused."""
+    course.world.start_milter()
+    course.world.door = "milter"
+    try:
+        course.simple(new_mail(course.world.address("order-7")), _ACCEPTED)
+        course.simple(new_mail(f"reply+nosuchkey@{DOMAIN}"), _parked("key-unknown"))
+    finally:
+        course.world.enter("tempfail")
+
+
 # --- the end --------------------------------------------------------------------------------------------------------------
 
 
 def nothing_left(course: Course) -> None:
-    """At the end: no bounce was written, no mail left but the one to postmaster, and nothing waits."""
-    statuses = [delivery.status for delivery in course.world.postfix.deliveries()]
+    """At the end: no bounce was written, no mail left but those to postmaster, and nothing waits."""
+    world, deliveries = course.world, course.world.postfix.deliveries()
+    statuses = [delivery.status for delivery in deliveries]
     course.tale.postfix.append(", ".join(f"{statuses.count(each)} status={each}" for each in sorted(set(statuses))))
-    course.tale.postfix.extend(course.world.postfix.complaints())
+    course.tale.postfix.extend(line for line in world.postfix.complaints() if "Milter service" not in line)
     course.tale.expect("Postfix's bounces", statuses.count("bounced"), 0)
-    course.tale.decision.append(f"{len(course.world.log_file.read_text().splitlines())} lines in our log")
-    queue, persons = course.world.postfix.queue(), course.world.persons_mail()
-    course.tale.now.append(f"{len(queue)} in the queue; {len(persons)} mail with {PERSON}; everything else where it was")
+    course.tale.decision.append(f"{len(world.log_file.read_text().splitlines())} lines in our log")
+    queue, persons, parked = world.postfix.queue(), world.persons_mail(), world.all_parked()
+    course.tale.now.append(
+        f"{len(queue)} in the queue; {parked} parked; {len(persons)} mails with {PERSON}; everything else where it was"
+    )
     course.tale.expect("Postfix's queue", queue, [])
-    course.tale.expect("mail that left", [b"\r\nTo: postmaster@" in data for data in persons], [True])
+    course.tale.expect("what is parked", parked, course.expected("parked"))
+    course.tale.expect("mail that left", [b"\r\nTo: postmaster@" in data for data in persons],
+                       [True] * sum(each.recipient == PERSON for each in deliveries))  # fmt: skip
     course.look_again()
 
 
@@ -503,25 +640,34 @@ def _without(recipient: str, reply: Reply) -> str:
     return str(reply).replace(f"<{recipient}>: ", "")
 
 
-SCENARIOS: Final[tuple[Callable[[Course], None], ...]] = (
-    good_reply,
-    capitals,
-    thread,
-    unknown_key,
-    expired_key,
-    forged_key,
-    revoked_key,
-    no_such_address,
-    foreign_domain,
-    vacation,
-    bounce,
-    two_recipients,
-    attachment,
-    postmaster,
-    app_down,
-    login_page,
-    twice_in_parallel,
-    stopped_while_app_thinks,
-    stopped_in_mid_write,
-    nothing_left,
+@dataclass(frozen=True)
+class Act:
+    """Scenarios that are played one after the other, and who refuses meanwhile."""
+
+    title: str
+    door: Door
+    scenarios: tuple[Callable[[Course], None], ...]
+
+
+_KEYS: Final = (good_reply, capitals, thread, unknown_key, expired_key, forged_key, revoked_key)
+_COMMON: Final = (no_such_address, foreign_domain, vacation, bounce, two_recipients, attachment, postmaster)
+_FAULTS: Final = (app_down, login_page, twice_in_parallel, stopped_while_app_thinks, stopped_in_mid_write)
+
+ACTS: Final = (
+    Act("Without a milter: gatepost stands behind the queue, and decides there.", "script", (*_KEYS, *_COMMON, *_FAULTS)),
+    Act(
+        "With the milter: the same messages, refused while the sender is still connected.",
+        "milter",
+        (*_KEYS, *_COMMON, owner, somebody_else, forged_sender, app_down),
+    ),
+    Act(
+        "The milter killed, default_action=tempfail: nothing comes in until it is back.",
+        "tempfail",
+        (good_reply, unknown_key, vacation, two_recipients, postmaster, back_again),
+    ),
+    Act(
+        "The milter killed, default_action=accept: mail comes in, and the script behind the queue decides.",
+        "accept",
+        (good_reply, unknown_key, vacation, two_recipients, postmaster, forged_sender, nothing_left),
+    ),
 )

@@ -36,10 +36,12 @@ if TYPE_CHECKING:
     #: Who refuses: the script behind the queue; the milter; nobody, for the milter was killed, with that default_action.
     Door = Literal["script", "milter", "tempfail", "accept"]
 
-__all__ = ["APP_USER", "DOMAIN", "FOLDER_PREFIX", "PERSON", "Mail", "World", "new_mail"]
+__all__ = ["APP_USER", "AUTHSERV_ID", "DOMAIN", "FOLDER_PREFIX", "PERSON", "Mail", "World", "new_mail"]
 
 DOMAIN: Final = "in.example.com"
 PERSON: Final = "person@example.org"
+#: This host's name in the results that its milter writes (RFC 8601 2.5).
+AUTHSERV_ID: Final = "mx.example.com"
 #: The app is somebody else than gatepost, and can read neither its secrets nor its store.
 APP_USER: Final = "nobody"
 #: Every demo's folder begins so; nothing else is ever deleted.
@@ -72,7 +74,7 @@ _MILTER: Final = """\
     keys: {{format: signed, secret: reply-keys, key_id: ticket-keys}}
     sender: {{must-match: reject}}           # From must be the key's owner, and verified
     deliver: [app]
-milter: {{socket: "unix:{socket}", authserv_id: {host}, dns: ["{loopback}:{dns}"], default_action: {action}}}
+milter: {{socket: "unix:{socket}", authserv_id: {authserv_id}, dns: ["{loopback}:{dns}"], default_action: {action}}}
 """
 #: The senders' domains: example.net writes from here; example.org writes from nowhere, and wants whoever says else refused.
 _ZONES: Final = {
@@ -190,9 +192,7 @@ class World:
     def _write_config(self, milter: str) -> None:
         """Whole or not at all: a milter that runs reads it at once."""
         part = self.config.with_suffix(".part")
-        part.write_text(
-            _CONFIG.format(folder=self.folder, domain=DOMAIN, loopback=LOOPBACK, port=self.app_port, milter=milter)
-        )
+        part.write_text(_CONFIG.format(folder=self.folder, domain=DOMAIN, loopback=LOOPBACK, port=self.app_port, milter=milter))
         part.chmod(0o644)
         part.rename(self.config)
 
@@ -227,7 +227,12 @@ class World:
     def _use_milter(self, action: str) -> None:
         """As docs/wiring.md has it: write it down, print the fragments again, put the line into main.cf. And anew the maps."""
         milter = _MILTER.format(
-            domain=DOMAIN, socket=self._socket, host=self.postfix.host, loopback=LOOPBACK, dns=self._dns_port, action=action
+            domain=DOMAIN,
+            socket=self._socket,
+            authserv_id=AUTHSERV_ID,
+            loopback=LOOPBACK,
+            dns=self._dns_port,
+            action=action,
         )
         self._write_config(milter)
         fragments = self._fragments()

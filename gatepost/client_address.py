@@ -32,7 +32,7 @@ def numbers(address: str) -> tuple[int, ...] | None:
 
 
 def within(address: tuple[int, ...], network: str) -> bool:
-    """Is the address (of `numbers`) in the network, `192.0.2.0/24` or `2001:db8::/32`? False for a network of the other kind."""
+    """Is the address (of `numbers`) in the network, `192.0.2.0/24` or `2001:db8::/32`? Not in one of the other kind."""
     base, _, prefix = network.partition("/")
     first = numbers(base)
     if first is None or len(first) != len(address) or not prefix.isdigit():

@@ -196,6 +196,7 @@ class Dialogue:
                         recipient=recipient(each.to).final_form,
                         judgement=freeze(each.decision),
                         counters=counters(each.envelope, message, self.settings, each.decision),
+                        wanted=each.decision.action != "reject",
                     )
                     for each in recorded
                 ),

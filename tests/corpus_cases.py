@@ -10,14 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import yaml
 
+from gatepost.decision import Sender
 from gatepost.keys import signed
 from gatepost.keys.keyring import revocation_line
 from gatepost.policy import Facts
-from gatepost.settings import KeySettings, ParkedLimits, ParserLimits, Route, Screening, Settings, Sink, Timing
+from gatepost.settings import Ask, KeySettings, ParkedLimits, ParserLimits, Route, Screening, Settings, Sink, Timing
 
 __all__ = ["CORPUS", "FACTS", "FAMILIES", "KEYS", "SETTINGS", "Case", "cases", "filled"]
 
@@ -57,11 +58,13 @@ KEYS: Final[dict[str, str]] = {
     "strict": _mint("strict-keys", b"thread-1"),
     "machines": _mint("machine-keys", b"job-1"),
     "quiet": _mint("quiet-keys", b"thread-1"),
+    "picky": _mint("picky-keys", b"thread-1"),
+    "asked": _mint("asked-keys", b"thread-1"),
 }
 
 
-def _route(name: str, address: str, key_id: str, **more: Any) -> Route:
-    keys = KeySettings(secret=key_id, key_id=key_id, secrets=(_SECRET,))
+def _route(name: str, address: str, key_id: str, *, ask: Ask | None = None, **more: Any) -> Route:
+    keys = KeySettings(secret=key_id, key_id=key_id, secrets=(_SECRET,), ask=ask)
     return Route(**{"name": name, "address": address, "keys": keys, "screening": Screening(), "deliver": ("app",), **more})
 
 
@@ -88,6 +91,15 @@ SETTINGS: Final = Settings(
         _route(
             "quiet", "quiet+%{key}@in.example.com", "quiet-keys", screening=Screening(lists="reject", unauthenticated="reject")
         ),
+        _route(
+            "picky",
+            "picky+%{key}@in.example.com",
+            "picky-keys",
+            screening=Screening(malformed="reject"),
+            allow=("example.org", "198.51.100.0/24"),
+            deny=("nora@example.org", ".example.net"),
+        ),
+        _route("asked", "asked+%{key}@in.example.com", "asked-keys", ask=Ask(url="https://app.example.com/mail/key")),
     ),
     timing=Timing(),
     parked=ParkedLimits(),
@@ -95,7 +107,8 @@ SETTINGS: Final = Settings(
     sinks=(Sink(name="app", kind="maildir", target="/nonexistent"),),
 )
 
-#: 2026-06-30: behind the date of every message. The door knows nothing of the sender: only a trusted hop's fields may.
+#: 2026-06-30: behind the date of every message. The door knows nothing of the sender: only a trusted hop's fields may. A case
+#: that needs more has it in `facts`.
 FACTS: Final = Facts(
     now=1_782_777_600.0,
     revoked="".join(f"{revocation_line(_SECRET, 'reply-keys', KEYS[name])}\n" for name in ("revoked", "ended")).encode(),
@@ -108,7 +121,8 @@ class Case:
 
     `raw`: as pipe(8) gives it but for the LF of flags=B. `finding`: the slugs of every family but parser and sender.
     `behind`: the action after `policy.behind_queue`. `verified`, `mail_from`: of `Decision.sender`. `flags`: the parser's; None
-    where the family does not ask.
+    where the family does not ask. `alive`: what the app says of the key, "" where nobody asks it. `dns_silent`: our own checks
+    asked DNS and had no answer; else there were none.
     """
 
     family: str
@@ -124,12 +138,20 @@ class Case:
     verified: str
     mail_from: bool
     flags: tuple[str, ...] | None
+    alive: Literal["", "yes", "no", "unavailable"]
+    dns_silent: bool
     reason: str
 
     @property
     def id(self) -> str:
         """What a test calls it: family/name."""
         return f"{self.family}/{self.name}"
+
+    @property
+    def facts(self) -> Facts:
+        """What only the world outside knows of it."""
+        sender = Sender(temporary=True) if self.dns_silent else None
+        return FACTS.replace(alive=self.alive, sender=sender, direct=self.dns_silent)
 
 
 def filled(template: bytes) -> bytes:
@@ -156,6 +178,8 @@ _COLUMNS: Final = {
     "behind",
     "verified",
     "mail_from",
+    "alive",
+    "dns_silent",
     "reason",
 }
 
@@ -172,7 +196,7 @@ def _family(family: str) -> list[Case]:
 
 
 def _case(family: str, row: dict[str, Any], template: bytes) -> Case:
-    row = {"behind": row["action"], "verified": "unknown", "mail_from": False, **row}
+    row = {"behind": row["action"], "verified": "unknown", "mail_from": False, "alive": "", "dns_silent": False, **row}
     columns = _COLUMNS | {"flags"} if family == "odd" else _COLUMNS
     if row.keys() != columns:
         raise ValueError(f"{family}/{row['file']}: columns {sorted(row.keys() ^ columns)} are missing or unknown")
@@ -190,5 +214,7 @@ def _case(family: str, row: dict[str, Any], template: bytes) -> Case:
         verified=row["verified"],
         mail_from=row["mail_from"],
         flags=tuple(row["flags"]) if family == "odd" else None,
+        alive=row["alive"],
+        dns_silent=row["dns_silent"],
         reason=row["reason"],
     )

@@ -7,10 +7,10 @@ import time
 
 import pytest
 
+from demo.dns_server import SERVFAIL, SILENT, DnsServer
 from gatepost.authentication import Authenticator, Checked, Mail, Resolver, results_value
 from gatepost.authentication.authenticator import QUESTIONS
 from gatepost.mail.authentication_results import authentication_results
-from tests.dns_server import SERVFAIL, SILENT, DnsServer
 from tests.signed_mail import MESSAGE, arc_set, ed25519_key, rsa_key, sign
 
 TYPE_CHECKING = False
@@ -90,7 +90,9 @@ def test_without_dns_everything_is_temperror(fault: str) -> None:
 
 def test_a_strangers_slow_dns_hides_no_policy(server: DnsServer) -> None:
     """The attacker's names never answer: what they could say is not aligned, and the victim's policy stands."""
+    server.queries.clear()
     found = check(server, sign(by("boss@victim.org"), domain="slow.org"), "x@slow.org", seconds=1.5)
+    assert server.queries[0][0] == "_dmarc.victim.org"
     assert (found.spf.result, found.dkim[0].result) == ("temperror", "temperror")
     assert (found.dmarc.result, found.sender.verified, found.sender.temporary) == ("fail", "no", False)
 

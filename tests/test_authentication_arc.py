@@ -6,8 +6,8 @@ import time
 
 import pytest
 
+from demo.dns_server import SERVFAIL, DnsServer
 from gatepost.authentication import Authenticator, Checked, Mail, Resolver
-from tests.dns_server import SERVFAIL, DnsServer
 from tests.signed_mail import MESSAGE, arc_set, ed25519_key, rsa_key, short_key
 
 TYPE_CHECKING = False
@@ -81,6 +81,8 @@ ROWS: list[tuple[str, Callable[[], bytes], str]] = [
     ("results changed", lambda: two().replace(b"i=1; mx.example.net; spf=pass", b"i=1; mx.example.net; spf=fail"), "fail"),
     ("white space of results changed: seals are relaxed", lambda: two().replace(b"i=1; mx", b"i=1;  mx"), "pass"),
     ("seal by another key", lambda: one(key=rsa_key(2048, 1)), "fail"),
+    ("the first seal is by another key, the second is good", lambda: arc_set(
+        one(key=rsa_key(2048, 1)), 2, rsa_key(2048, 1), domain="example.net"), "fail"),
     ("no key", lambda: one(selector="absent"), "fail"),
     ("short key", lambda: one(key=short_key(), selector="short"), "fail"),
     ("DNS does not answer", lambda: one(selector="wait"), "temperror"),

@@ -10,9 +10,9 @@ from cryptography.hazmat.primitives import serialization
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from demo.dns_server import SERVFAIL, DnsServer
 from gatepost.authentication import Authenticator, Checked, Mail, Resolver
 from gatepost.authentication.dkim import SIGNATURES
-from tests.dns_server import SERVFAIL, DnsServer
 from tests.signed_mail import MESSAGE, Key, ed25519_key, rsa_key, short_key, sign
 
 TYPE_CHECKING = False

@@ -6,9 +6,9 @@ import time
 
 import pytest
 
+from demo.dns_server import SERVFAIL, DnsServer
 from gatepost.authentication import Authenticator, Checked, Mail, Resolver
 from gatepost.authentication.dmarc_record import record
-from tests.dns_server import SERVFAIL, DnsServer
 from tests.signed_mail import MESSAGE, rsa_key, sign
 
 TYPE_CHECKING = False
@@ -158,7 +158,9 @@ ROWS = [
     ("no record, the suffix's key", "a@ann.github.io", N, "github.io", "none", "", "none", "unknown", ""),
     ("no record, a tenant for the suffix", "a@co.uk", N, "eve.co.uk", "none", "", "none", "unknown", ""),
     # null reverse-path
-    ("HELO is no identifier", "a@example.org", "", "", "fail", "reject", "reject", "no", "dmarc"),
+    ("HELO stands for a null MAIL FROM", "a@example.org", "", "", "pass", "reject", "none", "yes", "dmarc"),
+    ("HELO of another", "a@deep.org", "", "", "fail", "reject", "reject", "no", "dmarc"),
+    ("HELO beside a MAIL FROM", "a@example.org", "x@nospf.example", "", "fail", "reject", "reject", "no", "dmarc"),
     # DNS did not say
     ("policy open", "a@temp.org", N, "", "temperror", "", "none", "unknown*", ""),
     ("policy open, the very domain signed", "a@temp.org", N, "temp.org", "temperror", "", "none", "yes", "dkim"),
@@ -248,6 +250,13 @@ def test_what_is_known_is_not_asked(server: DnsServer) -> None:
     server.queries.clear()
     assert check(server, "a@example.org", N, "example.org").dmarc.result == "pass"
     assert [name for name, _, _ in server.queries if name.startswith("_dmarc.")] == ["_dmarc.example.org"]
+
+
+def test_a_domain_elsewhere_is_not_asked_about(server: DnsServer) -> None:
+    """A signature of a domain that is not below the author's organization: nothing is asked about its policy."""
+    server.queries.clear()
+    assert check(server, "a@example.org", N, "free.org").dmarc.result == "fail"
+    assert server.count("_dmarc.free.org") == 0
 
 
 def test_methods_that_are_not_asked_for(server: DnsServer) -> None:

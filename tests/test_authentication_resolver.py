@@ -7,9 +7,9 @@ import time
 
 import pytest
 
+from demo.dns_server import NONSENSE, REFUSED, SERVFAIL, SILENT, DnsServer
 from gatepost.authentication.cache import AnswerCache
 from gatepost.authentication.resolver import Answer, Resolver, TooManyQuestions, Unanswered
-from tests.dns_server import NONSENSE, REFUSED, SERVFAIL, SILENT, DnsServer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -214,9 +214,8 @@ def test_threads_share_a_resolver() -> None:
         resolver = Resolver((server.address,))
 
         def ask() -> None:
-            for number in range(10):
-                if resolver.ask(f"n{number}.org", "TXT", soon()).texts != (f"text {number}".encode(),):
-                    wrong.append(f"n{number}")
+            found = [(number, resolver.ask(f"n{number}.org", "TXT", soon()).texts) for number in range(10)]
+            wrong.extend([f"n{number}" for number, texts in found if texts != (f"text {number}".encode(),)])
 
         threads = [threading.Thread(target=ask) for _ in range(20)]
         for thread in threads:

@@ -8,8 +8,8 @@ import time
 import pytest
 import spf
 
+from demo.dns_server import NXDOMAIN, REFUSED, SERVFAIL, DnsServer
 from gatepost.authentication import Authenticator, Checked, Mail, Resolver
-from tests.dns_server import NXDOMAIN, REFUSED, SERVFAIL, DnsServer
 from tests.signed_mail import MESSAGE
 
 TYPE_CHECKING = False

@@ -12,7 +12,7 @@ from gatepost.mail.canonical import from_pipe
 from gatepost.mail.message import parse
 from gatepost.mail.received import received
 from gatepost.policy import ORDER, behind_queue, decide
-from tests.corpus_cases import FACTS, FAMILIES, SETTINGS, Case, cases
+from tests.corpus_cases import FAMILIES, SETTINGS, Case, cases
 
 #: The families that say what a message is; what the parser noticed is asked apart.
 SCREENED: Final = ("automatic", "bounces", "loops", "lists", "spam")
@@ -23,11 +23,11 @@ def test_a_message_of_the_corpus_gets_its_decision(case: Case) -> None:
     """Findings, rule, action, the action behind the queue and the sender are the table's; for odd bytes the flags too."""
     envelope = Envelope(sender=case.sender, recipient=case.recipient, queue_id=case.queue_id)
     message = parse(from_pipe(case.raw), SETTINGS.parser)
-    decision = decide(envelope, message, SETTINGS, FACTS)
+    decision = decide(envelope, message, SETTINGS, case.facts)
     found = {finding.slug for finding in decision.findings if finding.family in SCREENED}
     assert found == case.finding, case.reason
     assert (decision.rule, decision.action) == (case.rule, case.action), case.reason
-    assert behind_queue(decision, SETTINGS, FACTS, envelope).action == case.behind, case.reason
+    assert behind_queue(decision, SETTINGS, case.facts, envelope).action == case.behind, case.reason
     assert (decision.sender.verified, decision.sender.mail_from_verified) == (case.verified, case.mail_from), case.reason
     if case.flags is not None:
         assert message.flags == case.flags, case.reason

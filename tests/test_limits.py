@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import sqlite3
 from collections.abc import Iterator
 from itertools import pairwise
@@ -10,10 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from gatepost.client_address import client_network
 from gatepost.settings import USUAL_LIMITS, LimitSettings
 from gatepost.stores import database
 from gatepost.stores.ledger import Claim, Ledger
@@ -60,88 +56,6 @@ def counted(folder: Path) -> int:
 
 
 # Who is counted
-
-
-class Network(NamedTuple):
-    id: str
-    address: str
-    network: str
-    reason: str
-
-
-NETWORKS = [
-    Network("v4", "192.0.2.77", "192.0.2.0/24", "a sender's host has neighbours that are the same people"),
-    Network("v4-tagged", "IPv6:192.0.2.77", "192.0.2.0/24", "the tag alone says nothing"),
-    Network("v6", "2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64", "one host has a /64 to itself (RFC 4291 2.5.4)"),
-    Network("v6-short", "2001:db8::1", "2001:db8:0:0::/64", "zeros left out are zeros"),
-    Network("v6-upper", "2001:DB8:A::1", "2001:db8:a:0::/64", "two spellings are one network"),
-    Network("v6-tagged", "IPv6:2001:db8::1", "2001:db8:0:0::/64", "RFC 5321 4.1.3"),
-    Network("v6-tagged-upper", "IPV6:2001:db8::1", "2001:db8:0:0::/64", "XFORWARD's spelling"),
-    Network("v6-zone", "fe80::1%eth0", "fe80:0:0:0::/64", "a zone is this host's own name for a link"),
-    Network("mapped", "::ffff:192.0.2.77", "192.0.2.0/24", "a socket for both families shows IPv4 so"),
-    Network("mapped-hex", "::FFFF:c000:24d", "192.0.2.0/24", "the same, without dots"),
-    Network("dotted-v6", "2001:db8::192.0.2.77", "2001:db8:0:0::/64", "RFC 4291 2.2 form 3, and no IPv4 address"),
-    Network("all-ahead", "1:2:3:4:5:6:7::", "1:2:3:4::/64", ":: may stand for one group"),
-    Network("all-behind", "::2:3:4:5:6:7:8", "0:2:3:4::/64", "the same at the front"),
-    Network("loopback", "127.0.0.1", "", "a filter on this host: all strangers would share it"),
-    Network("loopback-6", "::1", "", "the same"),
-    Network("loopback-mapped", "::ffff:127.0.0.1", "", "the same"),
-    Network("any", "::", "", "the unspecified address"),
-    Network("any-4", "0.0.0.0", "", "the unspecified address"),
-    Network("empty", "", "", "sendmail(1): there is no client"),
-    Network("unknown", "unknown", "", "Postfix has none"),
-    Network("unavailable", "[UNAVAILABLE]", "", "XFORWARD has none"),
-    Network("name", "mx.example.org", "", "not an address"),
-    Network("brackets", "[192.0.2.7]", "", "not Postfix's form"),
-    Network("three", "192.0.2", "", "some read it as 192.0.0.2"),
-    Network("five", "192.0.2.1.5", "", "no address"),
-    Network("big", "192.0.2.256", "", "no address"),
-    Network("octal", "192.0.02.1", "", "some read it as octal"),
-    Network("digits", "\u0661.2.3.4", "", "isdigit() alone would take it"),
-    Network("sign", "+1.2.3.4", "", "int() alone would take it"),
-    Network("sign-6", "+1::", "", "int() alone would take it"),
-    Network("underscore-6", "1_1::", "", "int() alone would take it"),
-    Network("two-gaps", "1::2::3", "", "ambiguous"),
-    Network("gap-for-nothing", "1:2:3:4::5:6:7:8", "", ":: stands for at least one group"),
-    Network("nine", "1:2:3:4:5:6:7:8:9", "", "too many groups"),
-    Network("seven", "1:2:3:4:5:6:7", "", "too few groups"),
-    Network("colons", ":::", "", "no address"),
-    Network("five-digits", "12345::", "", "too large a group"),
-    Network("dotted-in-front", "1.2.3.4::1", "", "the dotted form stands last"),
-    Network("dotted-wrong", "::1.2.3", "", "no address in the last place"),
-    Network("long", "1:" * 50_000, "", "garbage of any size"),
-    Network("nul", "192.0.2.1\0", "", "no address"),
-    Network("surrogate", "\udcff", "", "what was not UTF-8"),
-]
-
-
-@pytest.mark.parametrize("row", NETWORKS, ids=lambda row: row.id)
-def test_client_network(row: Network) -> None:
-    """An address gives its /24 or /64 in one spelling; what names nobody, or this host, gives nothing."""
-    assert client_network(row.address) == row.network, row.reason
-
-
-@given(st.ip_addresses())
-def test_client_network_of_every_address(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
-    """Every address that the standard library writes is read as the standard library reads it, in each of its forms."""
-    mapped = getattr(address, "ipv4_mapped", None) or address
-    ours = client_network(str(address))
-    assert ours == client_network(address.exploded)
-    if mapped.is_loopback or int(mapped) == 0 or (mapped.version == 4 and int(mapped) >> 24 == 0):
-        assert ours == ""
-    else:
-        length = 24 if mapped.version == 4 else 64
-        assert ipaddress.ip_network(ours) == ipaddress.ip_network((mapped, length), strict=False)
-
-
-@given(st.one_of(st.text(), st.text("0123456789abcdef:.%", max_size=50)))
-def test_client_network_is_total(text: str) -> None:
-    """Whatever text stands there, there is an answer, and it is never one that the standard library would refuse."""
-    answer = client_network(text)
-    if answer:
-        plain = text[5:] if text[:5].lower() == "ipv6:" else text
-        ipaddress.ip_address(plain.partition("%")[0])
-        ipaddress.ip_network(answer)
 
 
 class Who(NamedTuple):

@@ -129,6 +129,25 @@ def test_room_is_given_in_turn_and_only_so_much_of_it() -> None:
         assert again
 
 
+def test_nobody_overtakes_a_large_message_that_waits() -> None:
+    """Else small ones would keep it out until its time is over."""
+    room, got = Room(10), list[bool]()
+
+    def wait_for_all_of_it() -> None:
+        with room.taken(10, 30.0) as large:
+            got.append(large)
+
+    with room.taken(6, 0.0):
+        waiter = threading.Thread(target=wait_for_all_of_it)
+        waiter.start()
+        while not room._waiting:
+            waiter.join(0.01)
+        with room.taken(1, 0.0) as small:
+            assert not small
+    waiter.join(30)
+    assert got == [True]
+
+
 # -- the configuration in force
 
 
@@ -198,6 +217,11 @@ def test_the_disk_is_looked_at_once_a_second(watched: Watched) -> None:
     assert lease.settings.after_queue == "bounce-verified"
     watched.time += 1.0
     assert watched.current.take().settings.after_queue == "park"
+    watched.write(changed(watched).replace("after_queue: park\nafter_queue: park", "after_queue: discard"))
+    watched.time += 0.5
+    assert watched.current.take().settings.after_queue == "park", "the last look was half a second ago"
+    watched.time += 0.5
+    assert watched.current.take().settings.after_queue == "discard"
 
 
 BAD: list[tuple[str, Callable[[Watched], None], str, str]] = [

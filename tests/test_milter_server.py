@@ -39,7 +39,9 @@ ROOT = Path(__file__).resolve().parent.parent
 NOBODY = 65534
 QUEUE_ID = "4jWl4Z5tH8zJv6D"
 #: As the console script does, whether it is installed or not.
-GATEPOST = f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'milter')!r}]; from gatepost.cli import main; sys.exit(main())"
+GATEPOST = (
+    f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'milter')!r}]; from gatepost.cli import main; sys.exit(main())"
+)
 PATIENCE = 30.0
 
 
@@ -74,7 +76,9 @@ class Running:
                 stdout=error, stderr=error, env={"PATH": os.environ["PATH"], **(environment or {})}, cwd="/",
             )  # fmt: skip
         if wait:
-            wait_for(lambda: len(self.listening()) > before or self.process is None or self.process.poll() is not None, "the start")
+            wait_for(
+                lambda: len(self.listening()) > before or self.process is None or self.process.poll() is not None, "the start"
+            )
             assert self.process.poll() is None, self.error.read_text()
 
     def listening(self) -> list[str]:
@@ -280,7 +284,7 @@ def mail_again(client: MilterClient) -> None:
 
 BETWEEN: list[tuple[str, Callable[[MilterClient], None], str]] = [
     ("abort", aborted, "RSET, or the client is gone"),
-    ("another connection", new_connection, "SMFIC_QUIT_NC: no negotiation before it"),
+    ("another connection", new_connection, "SMFIC_QUIT_NC out of turn: libmilter takes it for an abort"),
     ("MAIL again", mail_again, "libmilter calls abort itself"),
 ]
 
@@ -296,6 +300,20 @@ def test_what_was_broken_off_leaves_nothing_behind(running: Running, between: Ca
         between(client)
         said = client.message("support@in.example.com")
         assert (said.code, changed_head(said)) == ("c", ["X-Gatepost-Stamp", "Authentication-Results"])
+
+
+def test_another_client_over_the_same_connection(running: Running) -> None:
+    """SMFIC_QUIT_NC after a message: no negotiation comes before the next client, and nothing of the first is left."""
+    with running.client() as client:
+        assert client.message(good(running)).code == "c"
+        client.say(QUIT_NC)
+        client.connect("198.51.100.9", "[198.51.100.9]")
+        client.helo()
+        client.mail()
+        assert client.rcpt("reply+none@in.example.com").code == "y"
+        assert "client=198.51.100.9 " in running.made.log_lines()[-1]
+        client.say(ABORT)
+        assert client.message(good(running)).code == "c"
 
 
 def test_twenty_messages_on_one_connection(running: Running) -> None:
@@ -343,6 +361,8 @@ def test_what_is_no_utf8_stops_nothing(running: Running) -> None:
         client.say(HEADER, b"From\0 \xff@example.org\0")
         client.say(END_OF_HEADERS)
         assert client.end().code == "c"
+    assert sum('at=pymilter detail="UnicodeDecodeError: ' in line for line in running.made.log_lines()) == 2
+    assert running.error.read_text() == "", "no traceback"
 
 
 def test_rubbish_ends_its_own_connection_alone(running: Running) -> None:
@@ -544,15 +564,21 @@ def test_without_pymilter_it_says_what_to_install(fresh: Running) -> None:
     assert fresh.error.read_text() == 'gatepost: pymilter is not installed: pip install "gatepost[milter]"\n'
 
 
-def test_a_socket_of_the_network() -> None:
-    """inet: on loopback, as configured."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1"])
+def test_a_socket_of_the_network(host: str) -> None:
+    """inet: on loopback, as configured, in both families."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.create_server(("::1" if ":" in host else "127.0.0.1", 0), family=family) as probe:
+            port = probe.getsockname()[1]
+    except OSError:
+        assert family == socket.AF_INET6, "a host without IPv6 has one family less"
+        return
     with open_folder() as folder:
-        it = Running(folder, socket_=f"inet:{port}@127.0.0.1")
+        it = Running(folder, socket_=f"inet:{port}@{host}")
         try:
             it.start()
-            with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as there:
+            with socket.create_connection((host, port), timeout=PATIENCE) as there:
                 there.sendall(b"\0\0\0\x0dO" + (6).to_bytes(4) + (0x1FF).to_bytes(4) + (0x1FFFFF).to_bytes(4))
                 assert there.recv(5)[4:] == b"O"
             it.signal(signal.SIGTERM)

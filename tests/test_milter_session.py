@@ -116,7 +116,11 @@ def test_the_dialogue_hears_everything_the_mta_said(tried: Tried) -> None:
     assert tried.begin(OURS, "other@example.net", "Reply+K@in.example.com") == [GO_ON] * 3
     assert tried.data() == GO_ON
     assert tried.recorder.asked[0] == Envelope(
-        sender="person@example.org", recipient=OURS, original_recipient=OURS, client_address="192.0.2.7", helo="helo.example.org"
+        sender="person@example.org",
+        recipient=OURS,
+        original_recipient=OURS,
+        client_address="192.0.2.7",
+        helo="helo.example.org",
     )
     assert tried.recorder.arrived == [
         Arrived(
@@ -140,7 +144,7 @@ RAW: list[tuple[str, list[tuple[bytes, bytes]], list[bytes], bytes, str]] = [
     ("chunks", [], [b"a\r", b"\nb\r\n"], b"\r\na\r\nb\r\n", "a chunk may end anywhere"),
     ("no final line end", [], [b"a"], b"\r\na", "as it came"),
     ("nothing", [], [], b"\r\n", "an empty message is one"),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("fields", "chunks", "raw"), [row[1:4] for row in RAW], ids=[row[0] for row in RAW])
@@ -219,7 +223,9 @@ def quit_new_connection(tried: Tried) -> None:
 
 @pytest.mark.parametrize("stage", ["mail", "rcpt", "header", "body"])
 @pytest.mark.parametrize("reset", [row[1] for row in RESETS], ids=[row[0] for row in RESETS])
-def test_a_transaction_begins_with_nothing_of_the_one_before(tried: Tried, reset: Callable[[Tried], object], stage: str) -> None:
+def test_a_transaction_begins_with_nothing_of_the_one_before(
+    tried: Tried, reset: Callable[[Tried], object], stage: str
+) -> None:
     """Whatever ended it and wherever: recipients, others, head and body are those of the new one."""
     tried.begin(*([] if stage == "mail" else ["first@in.example.com", "first@example.net"]), sender="<first@example.org>")
     if stage in ("header", "body"):
@@ -394,7 +400,9 @@ def test_the_end_logs_what_the_ending_says(tried: Tried) -> None:
     )  # fmt: skip
     tried.data()
     (line,) = tried.made.log_lines()
-    assert f"{QUEUE_ID}: action=discard rule=automatic route=replies door=milter stage=end to=reply+abcd...@in.example.com" in line
+    assert (
+        f"{QUEUE_ID}: action=discard rule=automatic route=replies door=milter stage=end to=reply+abcd...@in.example.com" in line
+    )
     assert re.search(r" id=5f0c bytes=36 ms=\d+$", line)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +16,18 @@ from gatepost.keys.signed import mint
 from gatepost.mail.canonical import from_pipe
 from gatepost.mail.message import Message, parse
 from gatepost.masking import masked
-from gatepost.settings import KeySettings, ParkedLimits, ParserLimits, Route, Screening, Settings, Sink, Timing
+from gatepost.settings import (
+    Ask,
+    KeySettings,
+    MilterSettings,
+    ParkedLimits,
+    ParserLimits,
+    Route,
+    Screening,
+    Settings,
+    Sink,
+    Timing,
+)
 
 SECRET = b"0123456789abcdef0123456789abcdef"
 OLD_SECRET = b"fedcba9876543210fedcba9876543210"
@@ -381,3 +393,443 @@ def test_a_made_up_message_id_is_no_loop() -> None:
     made_up = mail(f"Message-ID: <reply-{HEX}@{DOMAIN}>\n")
     envelope = Envelope(sender="person@example.org", recipient=f"incoming+{HEX}@{DOMAIN}", queue_id="Q1")
     assert policy.decide(envelope, made_up, foreign(format="gitlab"), policy.Facts(now=NOW)).rule == "accepted"
+
+
+# At RCPT
+
+
+ASKED = KeySettings(format="gitlab", ask=Ask(url="https://app.example.com/k"))
+ASKING = (route("desk", f"desk+%{{key}}@{DOMAIN}", keys=ASKED),)
+CLOSED = (route("closed", f"reply+%{{key}}@{DOMAIN}", deny=("192.0.2.0/24", "bad.example.net", "person@example.net")),)
+
+#: id, local part, MAIL FROM, client, the app's answer, routes; rule, action.
+AT_RCPT: list[tuple[str, str, str, str, Any, tuple[Route, ...], str, str]] = [
+    ("live", f"reply+{LIVE}", "a@example.org", "", "", (), "accepted", "accept"),
+    ("unknown", "reply+garbage", "a@example.org", "", "", (), "key-unknown", "reject"),
+    ("empty", "reply+", "a@example.org", "", "", (), "key-unknown", "reject"),
+    ("forged", f"reply+{key(secret=STRANGERS_SECRET)}", "a@example.org", "", "", (), "key-forged", "reject"),
+    ("expired", f"reply+{EXPIRED}", "a@example.org", "", "", (), "key-expired", "reject"),
+    ("revoked", f"reply+{key(b'revoked')}", "a@example.org", "", "", (), "key-revoked", "reject"),
+    ("not ours", "other", "a@example.org", "", "", (), "no-route", "reject"),
+    ("postmaster", "Postmaster", "a@example.org", "", "", (), "role-address", "park"),
+    ("dedicated", "support", "a@example.org", "", "", (), "accepted", "accept"),
+    ("null sender", f"reply+{LIVE}", "", "", "", (), "accepted", "accept"),
+    ("mailer-daemon", f"reply+{LIVE}", "mailer-daemon@example.org", "", "", (), "accepted", "accept"),
+    ("app says yes", f"desk+{'0' * 32}", "a@example.org", "", "yes", ASKING, "accepted", "accept"),
+    ("app says no", f"desk+{'0' * 32}", "a@example.org", "", "no", ASKING, "key-unknown", "reject"),
+    ("app says nothing", f"desk+{'0' * 32}", "a@example.org", "", "unavailable", ASKING, "ask-unavailable", "defer"),
+    ("app not asked", f"desk+{'0' * 32}", "a@example.org", "", "", ASKING, "accepted", "accept"),
+    ("no key to ask about", "desk+garbage", "a@example.org", "", "unavailable", ASKING, "key-unknown", "reject"),
+    ("client denied", f"reply+{LIVE}", "a@example.org", "192.0.2.7", "", CLOSED, "sender-denied", "reject"),
+    ("client not denied", f"reply+{LIVE}", "a@example.org", "192.0.3.7", "", CLOSED, "accepted", "accept"),
+    ("MAIL FROM denied", f"reply+{LIVE}", "Person@example.net", "", "", CLOSED, "sender-denied", "reject"),
+    ("MAIL FROM's domain denied", f"reply+{LIVE}", "a@bad.example.net", "", "", CLOSED, "sender-denied", "reject"),
+    ("dead key first", "reply+garbage", "a@bad.example.net", "", "", CLOSED, "key-unknown", "reject"),
+    ("must-match waits", f"reply+{OWNED}", "a@example.org", "", "", guarded("reject"), "accepted", "accept"),
+    ("allow waits", f"reply+{LIVE}", "a@example.org", "", "", (route("r", f"reply+%{{key}}@{DOMAIN}", allow=("b@example.org",)),),
+     "accepted", "accept"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("local", "sender", "client", "alive", "routes", "rule", "action"),
+    [row[1:] for row in AT_RCPT],
+    ids=[r[0] for r in AT_RCPT],
+)
+def test_what_can_be_said_at_rcpt(
+    local: str, sender: str, client: str, alive: Any, routes: tuple[Route, ...], rule: str, action: str
+) -> None:
+    """Recipient, key, the app's answer and who may not write are known at RCPT; what needs the message lets it pass."""
+    envelope = Envelope(sender=sender, recipient=f"{local}@{DOMAIN}", client_address=client)
+    facts = policy.Facts(now=NOW, revoked=REVOKED_FILE, alive=alive)
+    decision = policy.at_recipient(envelope, settings(*routes), facts)
+    assert (decision.rule, decision.action) == (rule, action)
+    whole = policy.decide(envelope, mail(), settings(*routes), facts)
+    if rule != "accepted":
+        assert (whole.rule, whole.status, whole.text) == (decision.rule, decision.status, decision.text)
+
+
+def test_no_rule_at_rcpt_needs_a_message() -> None:
+    """The trace of RCPT names the rules before the first that reads a message, and `accepted`."""
+    envelope = Envelope(sender="", recipient=f"reply+{LIVE}@{DOMAIN}")
+    trace = policy.at_recipient(envelope, settings(), policy.Facts(now=NOW)).trace
+    assert [step.rule for step in trace] == [
+        "role-address", "no-route", "key-unknown", "key-forged", "key-expired", "key-revoked", "ask-unavailable", "sender-denied",
+        "accepted",
+    ]  # fmt: skip
+
+
+def test_refusals_at_rcpt_look_alike() -> None:
+    """Unknown, forged, expired, revoked, and dead by the app's word: one status, one text."""
+    dead = [row for row in AT_RCPT if row[6].startswith("key-")]
+    facts = policy.Facts(now=NOW, revoked=REVOKED_FILE)
+    told = {
+        (decision.action, decision.status, decision.text)
+        for _, local, sender, client, alive, routes, *_ in dead
+        for decision in [
+            policy.at_recipient(
+                Envelope(sender=sender, recipient=f"{local}@{DOMAIN}", client_address=client),
+                settings(*routes),
+                facts.replace(alive=alive),
+            )
+        ]
+    }
+    assert told == {("reject", "5.1.1", "No such address")}
+
+
+# Whether the app says that the key lives
+
+
+SIGNED_AND_ASKED = keys(ask=Ask(url="https://app.example.com/k"))
+#: id, the route's keys, recipient, header lines; the key that the app is asked about, and what becomes of a yes, a no and silence.
+ASKS: list[tuple[str, KeySettings | None, str, str, str | None, tuple[str, str, str]]] = [
+    ("recipient's key", ASKED, f"desk+{'0' * 32}", "", "0" * 32, ("accepted", "key-unknown", "ask-unavailable")),
+    ("signed key", SIGNED_AND_ASKED, f"desk+{LIVE}", "", LIVE, ("accepted", "key-unknown", "ask-unavailable")),
+    ("garbage", ASKED, "desk+garbage", "", None, ("key-unknown",) * 3),
+    ("forged", SIGNED_AND_ASKED, f"desk+{key(secret=STRANGERS_SECRET)}", "", None, ("key-forged",) * 3),
+    ("expired", SIGNED_AND_ASKED, f"desk+{EXPIRED}", "", None, ("key-expired",) * 3),
+    ("revoked", SIGNED_AND_ASKED, f"desk+{key(b'revoked')}", "", None, ("key-revoked",) * 3),
+    ("no ask:", keys(), f"desk+{LIVE}", "", None, ("accepted",) * 3),
+    ("no keys", None, "team", "", None, ("accepted",) * 3),
+    ("thread's key", SIGNED_AND_ASKED, "team", f"In-Reply-To: {PARENT}\n", LIVE, ("accepted", "accepted", "ask-unavailable")),
+    ("no thread", SIGNED_AND_ASKED, "team", "", None, ("accepted",) * 3),
+    ("forged thread", SIGNED_AND_ASKED, "team", f"In-Reply-To: {FORGED}\n", None, ("accepted",) * 3),
+    ("recipient's key before the thread's", SIGNED_AND_ASKED, f"desk+{LIVE}", f"In-Reply-To: {OTHER}\n", LIVE,
+     ("accepted", "key-unknown", "ask-unavailable")),
+    ("role", SIGNED_AND_ASKED, "postmaster", f"In-Reply-To: {PARENT}\n", None, ("role-address",) * 3),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("form", "local", "head", "raw", "rules"), [row[1:] for row in ASKS], ids=[row[0] for row in ASKS])
+def test_what_the_app_is_asked_and_what_its_answer_does(
+    form: KeySettings | None, local: str, head: str, raw: str | None, rules: tuple[str, str, str]
+) -> None:
+    """Only a key that lives as far as we can tell is asked about; a no is as if it never was, silence waits."""
+    asking = settings(route("desk", f"desk+%{{key}}@{DOMAIN}", keys=form), route("team", f"team@{DOMAIN}", keys=form))
+    envelope = Envelope(sender="person@example.org", recipient=f"{local}@{DOMAIN}", queue_id="Q1")
+    facts = policy.Facts(now=NOW, revoked=REVOKED_FILE)
+    asked = policy.key_to_ask(envelope, mail(head), asking, facts)
+    assert (asked and asked.raw) == raw
+    alives: tuple[Any, ...] = ("yes", "no", "unavailable")
+    decisions = [policy.decide(envelope, mail(head), asking, facts.replace(alive=alive)) for alive in alives]
+    assert tuple(decision.rule for decision in decisions) == rules
+    if raw is not None:
+        assert [decision.key and decision.key.raw for decision in decisions] == [raw, None, raw]
+        assert policy.key_to_ask(envelope, mail(head), asking, facts.replace(alive="no")) == asked, (
+            "the answer changes no question"
+        )
+
+
+def test_a_thread_that_the_app_says_is_dead_is_a_new_conversation() -> None:
+    """A dedicated address takes everybody: the thread's key being dead only takes the thread away, and its owner."""
+    owned = mint_id(OWNED, b"12345678", DOMAIN)
+    team = settings(route("team", f"team@{DOMAIN}", keys=SIGNED_AND_ASKED, must_match="reject"))
+    envelope = Envelope(sender="person@example.org", recipient=f"team@{DOMAIN}", queue_id="Q1")
+    message = mail(f"In-Reply-To: {owned}\n")
+    assert policy.decide(envelope, message, team, policy.Facts(now=NOW, alive="yes")).rule == "sender-mismatch"
+    dead = policy.decide(envelope, message, team, policy.Facts(now=NOW, alive="no"))
+    assert (dead.rule, dead.key, dead.thread) == ("accepted", None, None)
+
+
+# Who may write
+
+
+def peopled(**sender: Any) -> tuple[Route, ...]:
+    """A route with `sender:`."""
+    return (route("replies", f"reply+%{{key}}@{DOMAIN}", **sender),)
+
+
+YES, NO, UNKNOWN = (Sender(verified="yes", by="dmarc mx"), Sender(verified="no", by="dmarc mx"), Sender())
+TEMPORARY = Sender(temporary=True)
+#: id, `sender:`, key, MAIL FROM, From, client, what our own checks say; rule and action.
+PEOPLE: list[tuple[str, dict[str, Any], str, str, str, str, Sender, str, str]] = [
+    # deny: whoever says so, verified or not
+    *((f"deny From, {sender.verified}{', temporary' * sender.temporary}", {"deny": ("a@example.org",)}, LIVE, "x@example.net",
+       "a@example.org", "", sender, "sender-denied", "reject") for sender in (YES, NO, UNKNOWN, TEMPORARY)),
+    ("deny From's domain", {"deny": ("example.org",)}, LIVE, "x@example.net", "a@example.org", "", YES, "sender-denied", "reject"),
+    ("deny below From's domain", {"deny": (".example.org",)}, LIVE, "x@example.net", "a@b.example.org", "", YES, "sender-denied", "reject"),
+    ("deny not From's domain", {"deny": (".example.org",)}, LIVE, "x@example.net", "a@example.org", "", YES, "accepted", "accept"),
+    ("deny one of two in From", {"deny": ("b@example.org",)}, LIVE, "x@example.net", "a@example.org>, B <b@example.org", "", YES,
+     "sender-denied", "reject"),
+    ("deny MAIL FROM", {"deny": ("x@example.net",)}, LIVE, "x@example.net", "a@example.org", "", YES, "sender-denied", "reject"),
+    ("deny the client", {"deny": ("192.0.2.0/24",)}, LIVE, "x@example.net", "a@example.org", "192.0.2.7", YES, "sender-denied", "reject"),
+    ("deny the client, mapped", {"deny": ("192.0.2.0/24",)}, LIVE, "x@example.net", "a@example.org", "::ffff:192.0.2.7", YES,
+     "sender-denied", "reject"),
+    ("deny the client, IPv6", {"deny": ("2001:db8::/32",)}, LIVE, "x@example.net", "a@example.org", "IPv6:2001:db8::7", YES,
+     "sender-denied", "reject"),
+    ("deny somebody else", {"deny": ("192.0.2.0/24", "b@example.org", "example.com")}, LIVE, "x@example.net", "a@example.org",
+     "198.51.100.7", YES, "accepted", "accept"),
+    ("deny before allow", {"deny": ("a@example.org",), "allow": ("example.org",)}, LIVE, "x@example.net", "a@example.org", "", YES,
+     "sender-denied", "reject"),
+    ("deny a null sender's From", {"deny": ("example.org",)}, LIVE, "", "a@example.org", "", UNKNOWN, "sender-denied", "reject"),
+    # allow: by the client's address, or by a From that is verified
+    ("allow From, verified", {"allow": ("a@example.org",)}, LIVE, "x@example.net", "a@example.org", "", YES, "accepted", "accept"),
+    ("allow From's domain", {"allow": ("example.org",)}, LIVE, "x@example.net", "a@example.org", "", YES, "accepted", "accept"),
+    ("allow below From's domain", {"allow": (".example.org",)}, LIVE, "x@example.net", "a@b.example.org", "", YES, "accepted", "accept"),
+    ("allow From, unknown", {"allow": ("example.org",)}, LIVE, "x@example.net", "a@example.org", "", UNKNOWN,
+     "sender-unverified", "reject"),
+    ("allow From, failed", {"allow": ("example.org",)}, LIVE, "x@example.net", "a@example.org", "", NO, "sender-unverified", "reject"),
+    ("allow From, DNS silent", {"allow": ("example.org",)}, LIVE, "x@example.net", "a@example.org", "", TEMPORARY,
+     "sender-unchecked", "defer"),
+    ("allow MAIL FROM is not enough", {"allow": ("example.net",)}, LIVE, "x@example.net", "a@example.org", "",
+     YES.replace(mail_from_verified=True), "sender-not-allowed", "reject"),
+    ("allow another", {"allow": ("b@example.org",)}, LIVE, "x@example.net", "a@example.org", "", YES, "sender-not-allowed", "reject"),
+    ("allow another, DNS silent", {"allow": ("b@example.org",)}, LIVE, "x@example.net", "a@example.org", "", TEMPORARY,
+     "sender-not-allowed", "reject"),
+    ("allow one of two in From", {"allow": ("a@example.org",)}, LIVE, "x@example.net", "a@example.org>, B <b@example.org", "", YES,
+     "sender-not-allowed", "reject"),
+    ("allow the client", {"allow": ("192.0.2.0/24",)}, LIVE, "x@example.net", "a@example.org", "192.0.2.7", UNKNOWN, "accepted", "accept"),
+    ("allow the client, whatever From", {"allow": ("192.0.2.0/24",)}, LIVE, "x@example.net", "a@example.org", "192.0.2.7", NO,
+     "accepted", "accept"),
+    ("allow another client", {"allow": ("192.0.2.0/24",)}, LIVE, "x@example.net", "a@example.org", "198.51.100.7", YES,
+     "sender-not-allowed", "reject"),
+    ("allow nobody in particular", {"allow": ()}, LIVE, "x@example.net", "a@example.org", "", UNKNOWN, "accepted", "accept"),
+    # must-match, and DNS that does not answer
+    ("owner, DNS silent, reject", {"must_match": "reject"}, OWNED, "x@example.net", "owner@example.org", "", TEMPORARY,
+     "sender-unchecked", "defer"),
+    ("owner, DNS silent, park", {"must_match": "park"}, OWNED, "x@example.net", "owner@example.org", "", TEMPORARY,
+     "sender-unverified", "park"),
+    ("owner, DNS silent, flag", {"must_match": "flag"}, OWNED, "x@example.net", "owner@example.org", "", TEMPORARY, "accepted", "accept"),
+    ("another, DNS silent", {"must_match": "reject"}, OWNED, "x@example.net", "a@example.org", "", TEMPORARY, "sender-mismatch", "reject"),
+    ("no owner, DNS silent", {"must_match": "reject"}, LIVE, "x@example.net", "a@example.org", "", TEMPORARY, "accepted", "accept"),
+    ("owner, failed for good", {"must_match": "reject"}, OWNED, "x@example.net", "owner@example.org", "",
+     NO.replace(temporary=True), "sender-unverified", "reject"),
+    # both: must-match may only flag or park, what allow says refuses
+    ("owner allowed, verified", {"must_match": "flag", "allow": ("example.org",)}, OWNED, "x@example.net", "owner@example.org", "", YES,
+     "accepted", "accept"),
+    ("owner allowed, unverified, flag", {"must_match": "flag", "allow": ("example.org",)}, OWNED, "x@example.net", "owner@example.org",
+     "", UNKNOWN, "sender-unverified", "reject"),
+    ("owner allowed, DNS silent, flag", {"must_match": "flag", "allow": ("example.org",)}, OWNED, "x@example.net", "owner@example.org",
+     "", TEMPORARY, "sender-unchecked", "defer"),
+    ("owner allowed, DNS silent, park", {"must_match": "park", "allow": ("example.org",)}, OWNED, "x@example.net", "owner@example.org",
+     "", TEMPORARY, "sender-unchecked", "defer"),
+    ("owner allowed by client, flag", {"must_match": "flag", "allow": ("192.0.2.0/24",)}, OWNED, "x@example.net", "owner@example.org",
+     "192.0.2.7", UNKNOWN, "accepted", "accept"),
+    ("owner allowed by client, reject", {"must_match": "reject", "allow": ("192.0.2.0/24",)}, OWNED, "x@example.net",
+     "owner@example.org", "192.0.2.7", UNKNOWN, "sender-unverified", "reject"),
+    ("another allowed, flag", {"must_match": "flag", "allow": ("example.org",)}, OWNED, "x@example.net", "a@example.org", "", UNKNOWN,
+     "sender-unverified", "reject"),
+    ("another allowed and verified, flag", {"must_match": "flag", "allow": ("example.org",)}, OWNED, "x@example.net", "a@example.org",
+     "", YES, "accepted", "accept"),
+    ("owner not allowed", {"must_match": "park", "allow": ("example.com",)}, OWNED, "x@example.net", "owner@example.org", "", YES,
+     "sender-not-allowed", "reject"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("people", "made", "mail_from", "author", "client", "sender", "rule", "action"),
+    [row[1:] for row in PEOPLE],
+    ids=[r[0] for r in PEOPLE],
+)
+def test_who_may_write(
+    people: dict[str, Any], made: str, mail_from: str, author: str, client: str, sender: Sender, rule: str, action: str
+) -> None:
+    """deny, allow and must-match, each alone and together, for each that our own checks may say of the sender."""
+    envelope = Envelope(sender=mail_from or "", recipient=f"reply+{made}@{DOMAIN}", queue_id="Q1", client_address=client)
+    chosen = settings(route("replies", f"reply+%{{key}}@{DOMAIN}", **people))
+    if not mail_from:  # a null reverse-path is a rule of its own, and before the senders' ones only deny stands
+        chosen = settings(route("replies", f"reply+%{{key}}@{DOMAIN}", screening=Screening(bounces="accept"), **people))
+    decision = policy.decide(envelope, mail(sender=author), chosen, policy.Facts(now=NOW, sender=sender, direct=True))
+    assert (decision.rule, decision.action) == (rule, action)
+    assert decision.sender.temporary == sender.temporary or len(author) > 30
+
+
+FLAGGED = [
+    (OWNED, "owner@example.org", UNKNOWN, ["sender-unverified"]),
+    (OWNED, "owner@example.org", TEMPORARY, ["sender-unchecked"]),
+    (OWNED, "a@example.org", YES, ["sender-mismatch"]),
+    (OWNED, "owner@example.org", YES, []),
+    (LIVE, "a@example.org", UNKNOWN, []),
+]
+
+
+@pytest.mark.parametrize(("made", "author", "sender", "slugs"), FLAGGED)
+def test_what_flag_tells_the_app(made: str, author: str, sender: Sender, slugs: list[str]) -> None:
+    """The app hears which doubt there is, and none where there is none."""
+    envelope = Envelope(sender="x@example.net", recipient=f"reply+{made}@{DOMAIN}", queue_id="Q1")
+    decision = policy.decide(
+        envelope, mail(sender=author), settings(*peopled(must_match="flag")), policy.Facts(now=NOW, sender=sender)
+    )
+    assert decision.action == "accept"
+    assert [finding.slug for finding in decision.findings if finding.family == "sender"] == slugs
+
+
+MALFORMED = [
+    ("too-many-references", "References: " + "<a@example.org> " * 501 + "\n"),
+    ("too-many-addresses", "To: " + "a@example.org, " * 1_001 + "\n"),
+    ("too-many-parameters", "Content-Type: text/plain" + "; a=b" * 101 + "\n"),
+    ("too-many-fields", "X-Other: y\n" * 2_001),
+    ("field-too-long", "X-Other: " + "y" * 102_401 + "\n"),
+    ("header-too-large", ("X-Other: " + "y" * 90_000 + "\n") * 12),
+]
+
+
+@pytest.mark.parametrize("action", ["accept", "reject", "discard", "park"])
+@pytest.mark.parametrize(("flag", "head"), MALFORMED, ids=[row[0] for row in MALFORMED])
+def test_what_is_past_a_limit(flag: str, head: str, action: Any) -> None:
+    """Each limit of the parser that cuts something is `malformed`, with the action that screening names; accepted by default."""
+    envelope = Envelope(sender="person@example.org", recipient=f"reply+{LIVE}@{DOMAIN}", queue_id="Q1")
+    decision = policy.decide(envelope, mail(head), settings(*screened(malformed=action)), policy.Facts(now=NOW))
+    assert (decision.action, decision.rule) == (action, "accepted" if action == "accept" else "malformed")
+    assert flag in {finding.slug for finding in decision.findings}
+    assert Screening().malformed == "accept"
+
+
+def test_what_is_only_strange_is_not_malformed() -> None:
+    """An 8-bit octet, a missing colon, a NUL: the parser notices, and read everything."""
+    envelope = Envelope(sender="person@example.org", recipient=f"reply+{LIVE}@{DOMAIN}", queue_id="Q1")
+    strange = mail("no colon\nX-\0: \xe9\nX :y\n")
+    decision = policy.decide(envelope, strange, settings(*screened(malformed="reject")), policy.Facts(now=NOW))
+    assert decision.rule == "accepted"
+    assert len([finding for finding in decision.findings if finding.family == "parser"]) >= 4
+
+
+# All recipients of a message together
+
+
+ACTIONS: Any = ("accept", "reject", "defer", "discard", "park")
+
+
+@pytest.mark.parametrize("others", [False, True], ids=["ours alone", "and others"])
+@pytest.mark.parametrize(
+    "actions",
+    [each for size in range(4) for each in itertools.combinations_with_replacement(ACTIONS, size)],
+    ids=lambda actions: "+".join(actions) or "none",
+)
+def test_recipients_together(actions: tuple[Any, ...], others: bool) -> None:
+    """One answer for all, in every order: nobody's verdict is lost, and nobody loses mail for another's sake."""
+    answers = {
+        policy.together(tuple(rule_decision(action, "accepted") for action in order), others=others)
+        for order in itertools.permutations(actions)
+    }
+    (answer,) = answers
+    if answer == "accept":
+        wanted = others or not actions or {"accept", "park"} & set(actions)
+        assert wanted or {"reject", "discard"} == set(actions), "a 250 has a recipient who is to have it, or two minds"
+    elif answer == "defer":
+        assert "defer" in actions
+        assert not {"accept", "park"} & set(actions)
+        assert not others
+    else:
+        assert set(actions) == {answer}, "a final answer is everybody's"
+        assert not others
+
+
+TOGETHER: list[tuple[str, bool, str]] = [
+    ("reject", False, "reject"), ("reject reject", False, "reject"), ("discard discard", False, "discard"),
+    ("reject discard", False, "accept"), ("accept reject", False, "accept"), ("accept discard", False, "accept"),
+    ("accept defer", False, "accept"), ("park defer", False, "accept"), ("park reject", False, "accept"),
+    ("defer", False, "defer"), ("defer reject", False, "defer"), ("defer discard", False, "defer"),
+    ("defer reject discard", False, "defer"), ("", False, "accept"), ("", True, "accept"),
+    ("reject", True, "accept"), ("discard", True, "accept"), ("defer", True, "accept"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("actions", "others", "answer"), TOGETHER)
+def test_recipients_together_by_example(actions: str, others: bool, answer: str) -> None:
+    """The answers that the design names."""
+    decisions = tuple(rule_decision(action, "accepted") for action in actions.split())  # type: ignore[arg-type]  # as written
+    assert policy.together(decisions, others=others) == answer
+
+
+WAITING = [
+    ("accept", "accepted", 9 * DAY, "accept", "accepted", "nothing waits"),
+    ("reject", "key-unknown", 9 * DAY, "reject", "key-unknown", "nothing waits"),
+    ("park", "loop", 9 * DAY, "park", "loop", "nothing waits"),
+    ("defer", "limit", 0.0, "defer", "limit", "it waits"),
+    ("defer", "limit", 4 * DAY, "defer", "limit", "give_up_after itself still waits"),
+    ("defer", "limit", 4 * DAY + 1, "park", "gave-up", "before Postfix would bounce it"),
+    ("defer", "ask-unavailable", 4 * DAY + 1, "park", "gave-up", "the same"),
+    ("defer", "sender-unchecked", 4 * DAY + 1, "park", "gave-up", "the same"),
+    ("defer", "sender-unchecked", -9 * DAY, "defer", "sender-unchecked", "a clock that was set back"),
+]
+
+
+@pytest.mark.parametrize(("action", "rule", "age", "then", "as_rule", "why"), WAITING)
+def test_what_waits_behind_the_queue(action: Any, rule: str, age: float, then: str, as_rule: str, why: str) -> None:
+    """A deferral behind the queue ends before the queue would end it; its reason goes into the detail."""
+    verdict = rule_decision(action, rule, detail="because", route="replies").replace(sender=TEMPORARY)
+    waited = policy.waiting(verdict, first_seen=NOW - age, settings=settings(), now=NOW)
+    assert (waited.action, waited.rule) == (then, as_rule), why
+    if as_rule == "gave-up":
+        assert waited.detail == f"{rule}: because"
+        assert waited.sender == TEMPORARY
+    else:
+        assert waited == verdict
+
+
+# Who says who the sender is
+
+
+def results(who: str, verdict: str = "pass", domain: str = "example.org") -> str:
+    """An Authentication-Results field."""
+    return f"Authentication-Results: {who}; dmarc={verdict} header.from={domain}; spf={verdict} smtp.mailfrom={domain}\n"
+
+
+MX = "mx.example.com"
+RELAY = "relay.example.net"
+OWN_HOP = HOP.format(by=MX, id="Q1", to=f"reply+{LIVE}@{DOMAIN}")
+BY_RELAY = HOP.format(by=RELAY, id="F", to=f"reply+{LIVE}@{DOMAIN}")
+#: id, trusted, milter there, what our own checks say, direct, the head; verified, MAIL FROM verified.
+WORDS: list[tuple[str, tuple[str, ...], bool, Sender | None, bool, str, str, bool]] = [
+    # nothing checked here: what a trusted host wrote
+    ("relay's word", (RELAY,), True, None, False, OWN_HOP + BY_RELAY + results(RELAY), "yes", True),
+    ("relay's word above its hop", (RELAY,), True, None, False, OWN_HOP + results(RELAY) + BY_RELAY, "yes", True),
+    ("a stranger's hop, relay's name", (RELAY,), True, None, False, OWN_HOP + HOP.format(by="far.example.net", id="F", to="x@example.net")
+     + results(RELAY), "unknown", False),
+    ("both trusted", (MX, RELAY), True, None, False, OWN_HOP + BY_RELAY + results(RELAY), "yes", True),
+    ("both trusted, failed", (MX, RELAY), True, None, False, OWN_HOP + BY_RELAY + results(RELAY, "fail"), "no", False),
+    # checked here, and known: nothing that is written changes it
+    ("yes, and no is written", (MX, RELAY), True, YES, False, OWN_HOP + BY_RELAY + results(RELAY, "fail"), "yes", False),
+    ("no, and yes is written", (MX, RELAY), True, NO, False, OWN_HOP + BY_RELAY + results(RELAY), "no", True),
+    # checked here, and unknown: a trusted host that had it before may know
+    ("unknown, and yes is written", (MX, RELAY), True, UNKNOWN, False, OWN_HOP + BY_RELAY + results(RELAY), "yes", True),
+    ("unknown, and nothing is", (MX, RELAY), True, UNKNOWN, False, OWN_HOP + BY_RELAY, "unknown", False),
+    # a direct client is none of them, whatever it writes
+    ("direct, forged hop", (MX, RELAY), True, UNKNOWN, True, OWN_HOP + BY_RELAY + results(RELAY), "unknown", False),
+    ("direct, forged hop, nothing else trusted", (RELAY,), True, UNKNOWN, True, OWN_HOP + BY_RELAY + results(RELAY), "unknown", False),
+    ("direct, no hop", (MX, RELAY), True, UNKNOWN, True, OWN_HOP + results(RELAY), "unknown", False),
+    ("direct, DNS silent", (MX, RELAY), True, TEMPORARY, True, OWN_HOP + results(RELAY), "unknown", False),
+    ("direct, failed", (MX, RELAY), True, NO, True, OWN_HOP + results(RELAY), "no", False),
+    ("direct, and MAIL FROM is written", (MX, RELAY), True, YES, True, OWN_HOP + results(RELAY), "yes", False),
+    # our own name: worth something only with a stamp
+    ("our name, milter down", (MX,), True, None, False, OWN_HOP + results(MX), "unknown", False),
+    ("our name, and the relay's", (MX, RELAY), True, None, False, OWN_HOP + results(MX) + BY_RELAY + results(RELAY, "fail"), "no", False),
+    ("our name, checked unknown", (MX,), True, UNKNOWN, False, OWN_HOP + results(MX), "unknown", False),
+    ("our name, without a milter of ours", (MX,), False, None, False, OWN_HOP + results(MX), "yes", True),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("trusted", "milter", "known", "direct", "head", "verified", "mail_from"),
+    [row[1:] for row in WORDS],
+    ids=[row[0] for row in WORDS],
+)
+def test_whose_word_counts(
+    trusted: tuple[str, ...], milter: bool, known: Sender | None, direct: bool, head: str, verified: str, mail_from: bool
+) -> None:
+    """Our own checks first; then what trusted hosts wrote, never our own name without a stamp, never a direct client's word."""
+    own = MilterSettings(socket="unix:/m", authserv_id=MX) if milter else None
+    message = parse(from_pipe(f"{head}From: person@example.org\n\nHello.\n".encode()), ParserLimits())
+    envelope = Envelope(sender="person@example.org", recipient=f"reply+{LIVE}@{DOMAIN}", queue_id="Q1")
+    facts = policy.Facts(now=NOW, sender=known, direct=direct)
+    found = policy.decide(envelope, message, settings(trusted=trusted, milter=own), facts).sender
+    assert (found.verified, found.mail_from_verified) == (verified, mail_from)
+
+
+def test_from_that_names_nobody_is_nobody_s_whoever_was_checked() -> None:
+    """Two addresses in From: no, even where our own checks said yes of one of them."""
+    envelope = Envelope(sender="a@example.org", recipient=f"reply+{LIVE}@{DOMAIN}", queue_id="Q1")
+    facts = policy.Facts(now=NOW, sender=YES.replace(mail_from_verified=True), direct=True)
+    found = policy.decide(envelope, mail(sender="a@example.org>, B <b@example.org"), settings(), facts).sender
+    assert (found.verified, found.by, found.mail_from_verified) == ("no", "", True)
+
+
+def test_a_local_filter_s_spam_mark_counts_for_a_direct_client() -> None:
+    """A milter of this host marked it: our own hop is the border, and it is trusted; a relay's forged hop changes nothing."""
+    envelope = Envelope(sender="person@example.org", recipient=f"reply+{LIVE}@{DOMAIN}", queue_id="Q1")
+    facts = policy.Facts(now=NOW, sender=YES, direct=True)
+    forged = HOP.format(by=RELAY, id="F", to="x@example.net")
+    for head, rule in ((OWN_HOP + "X-Spam: Yes\n", "spam"), (OWN_HOP + forged + "X-Spam: Yes\n", "accepted")):
+        marked = parse(from_pipe(f"{head}From: person@example.org\n\nHello.\n".encode()), ParserLimits())
+        assert policy.decide(envelope, marked, settings(trusted=(MX, RELAY)), facts).rule == rule

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from gatepost import policy
 from gatepost.decision import Decision, Envelope, Finding, Sender
 from gatepost.frozen import freeze, thaw
+from gatepost.mail.authentication_results import authentication_results
 from gatepost.mail.canonical import from_pipe
 from gatepost.mail.message import Message, parse
 from gatepost.screening import automatic, bounces, lists, loops, spam
-from gatepost.mail.authentication_results import authentication_results
 from gatepost.screening.bounce_text import BEGINNINGS, LIKELY, PHRASES
 from gatepost.screening.opening import BYTES, PARTS, TEXT, opening
 from gatepost.screening.passage import ours, passage
@@ -280,6 +280,26 @@ def test_whose_fields_they_are(head: str, trusted: tuple[str, ...], expected: st
     """Fields above the first Received that is not ours, where the host at the border is trusted."""
     mail = message(head + "From: a@example.org\n\n")
     fields = ours(mail, passage(PERSON, mail, trusted, LIMITS.received))
+    assert "".join(field.name[2:] for field in fields if field.name.startswith("x-")) == expected
+
+
+BOTH = ("in.example.com", "mx.example.com")
+DIRECT = [
+    ("a forged hop of the MX", TOP + "X-A: 1\n" + MX + "X-B: 1\n" + FAR, ("mx.example.com",), ""),
+    ("the same, and we are trusted", TOP + "X-A: 1\n" + MX + "X-B: 1\n" + FAR, BOTH, "a"),
+    ("a filter on localhost", TOP + "X-A: 1\n" + LOCAL + "X-B: 1\n" + MX + "X-C: 1\n" + FAR, BOTH, "ab"),
+    ("no hop of anybody", TOP + "X-A: 1\n", BOTH, "a"),
+    ("in front of everything", "X-A: 1\n" + TOP + "X-B: 1\n" + MX, BOTH, "ab"),
+    ("the MX on top", MX + "X-A: 1\n" + FAR, BOTH, ""),
+    ("no Received at all", "X-A: 1\n", BOTH, ""),
+]
+
+
+@pytest.mark.parametrize(("head", "trusted", "expected"), [row[1:] for row in DIRECT], ids=[row[0] for row in DIRECT])
+def test_whose_fields_they_are_where_the_client_was_a_stranger(head: str, trusted: tuple[str, ...], expected: str) -> None:
+    """A host that saw the client itself believes no hop below its own: whoever names a trusted host there has forged it."""
+    mail = message(head + "From: a@example.org\n\n")
+    fields = ours(mail, passage(PERSON, mail, trusted, LIMITS.received, direct=True))
     assert "".join(field.name[2:] for field in fields if field.name.startswith("x-")) == expected
 
 

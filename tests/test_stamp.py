@@ -48,7 +48,9 @@ def written(**changes: Any) -> tuple[str, bytes]:
 
 def delivered(value: str = "", *, results: str = RESULTS, head: bytes = HEAD, body: bytes = BODY) -> bytes:
     """The message as it comes out of the queue: Postfix's Received, the milter's two fields, what the sender wrote."""
-    received = b"Received: from a (a [192.0.2.7]) by mx.example.com (Postfix) with ESMTP id 4jWl4Z5tH8zJv6D;\r\n\tSat, 21 Nov 2026\r\n"
+    received = (
+        b"Received: from a (a [192.0.2.7]) by mx.example.com (Postfix) with ESMTP id 4jWl4Z5tH8zJv6D;\r\n\tSat, 21 Nov 2026\r\n"
+    )
     ours = f"X-Gatepost-Stamp: {value or written()[0]}\r\nAuthentication-Results: {results}\r\n".encode("latin-1")
     return received + ours + head + b"\r\n" + body
 
@@ -63,7 +65,9 @@ SENDERS = [
     *(
         Sender(verified=verified, by=by, mail_from_verified=mail_from, temporary=temporary)
         for verified in VERDICTS
-        for by, mail_from, temporary in product(("", "dmarc mx.example.com", "spf mx.example.com"), (True, False), (True, False))
+        for by, mail_from, temporary in product(
+            ("", "dmarc mx.example.com", "spf mx.example.com"), (True, False), (True, False)
+        )
     ),
 ]
 

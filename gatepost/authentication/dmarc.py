@@ -2,7 +2,7 @@
 
 Promises: pass where SPF of MAIL FROM or a DKIM signature passes for an aligned domain; temperror only where DNS left something
 open that could have made it pass, or left the policy open; of look-ups that concern other domains nothing follows.
-Never: raises; lets the null reverse-path's HELO speak for From; applies sp= or np= to the domain that publishes them.
+Never: raises; lets HELO speak where MAIL FROM is not null; applies sp= or np= to the domain that publishes them.
 """
 
 from __future__ import annotations
@@ -103,9 +103,9 @@ def aligned_method(author: Published, spf: SpfResult, dkim: tuple[DkimResult, ..
 
 
 def _identifiers(spf: SpfResult, dkim: tuple[DkimResult, ...]) -> list[tuple[str, str, str]]:
-    """Method, result and domain. HELO is no identifier here."""
+    """Method, result and domain. Of a null reverse-path MAIL FROM is postmaster at HELO (RFC 7208 2.4), and so for DMARC."""
     found = [("dkim", each.result, each.domain) for each in dkim if each.domain]
-    if spf.identity == "mailfrom" and spf.domain:
+    if spf.domain:
         found.append(("spf", spf.result, spf.domain))
     return found
 

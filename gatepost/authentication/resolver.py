@@ -185,7 +185,8 @@ def _server(text: str) -> dns.nameserver.Nameserver:
             raise ValueError(text)
         return dns.nameserver.Do53Nameserver(str(ip_address(found[1] or found[2] or text)), int(found[3] or _PORT))
     except ValueError as bad:
-        raise ValueError(f"no address of a DNS server: {text!r}; write 192.0.2.1, 192.0.2.1:5353 or [2001:db8::1]:5353") from bad
+        right = "192.0.2.1, 192.0.2.1:5353 or [2001:db8::1]:5353"
+        raise ValueError(f"no address of a DNS server: {text!r}; write {right}") from bad
 
 
 def _wire_name(name: str) -> dns.name.Name:

@@ -56,9 +56,10 @@ def walk(start: str, questions: Questions) -> Walk:
 
 
 def _organizational(start: str, found: list[tuple[str, Record]]) -> str:
-    for domain, each in found:
-        if each.psd == "n":
-            return domain
-        if each.psd == "y" and domain != start:  # one label below the public suffix
-            return ".".join(start.split(".")[-domain.count(".") - 2 :])
-    return min((domain for domain, _ in found), key=lambda domain: domain.count("."), default=start)
+    """One label below a public suffix; else the last domain with a record: psd=n ended there, or it has the fewest labels."""
+    if not found:
+        return start
+    domain, last = found[-1]
+    if last.psd == "y" and domain != start:
+        return ".".join(start.split(".")[-domain.count(".") - 2 :])
+    return domain

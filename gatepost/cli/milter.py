@@ -27,8 +27,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs the milter; 0 after SIGTERM or SIGINT. Whatever keeps it from starting is 75, with what to do about it."""
     try:
         import Milter  # noqa: F401  # `import milter` finds a folder of ours where it is not installed
-    except ImportError:
+    except ModuleNotFoundError:
         print('gatepost: pymilter is not installed: pip install "gatepost[milter]"', file=sys.stderr)
+        return 75
+    except ImportError as error:  # the library that it stands on is gone: apt-get install libmilter1.0.1
+        print(f"gatepost: pymilter cannot be loaded: {error}", file=sys.stderr)
         return 75
     config = os.path.abspath(arguments.config)
     settings = load(config)

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from typing import Final, Literal
 
     from gatepost.decision import Envelope
+    from gatepost.mail.authentication_results import Result
     from gatepost.mail.headers import Field
     from gatepost.mail.message import Message
-    from gatepost.mail.authentication_results import Result
 
     Verified = Literal["yes", "no", "unknown"]
 

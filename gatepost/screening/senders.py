@@ -33,7 +33,7 @@ def named(entries: tuple[str, ...], client_address: str, addresses: Iterable[str
         for domain in dict.fromkeys((person.domain, _a_labels(person.domain)))
     ]
     for entry in entries:
-        if "/" in entry:
+        if "/" in entry and "@" not in entry:
             if client is not None and within(client, entry):
                 return entry
         elif any(_is(entry, whole, domain) for whole, domain in forms):

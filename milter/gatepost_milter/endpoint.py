@@ -39,8 +39,10 @@ class Endpoint(Value):
 
 
 def endpoint(spelled: str) -> Endpoint:
-    """What `milter.socket` says: `unix:/PATH` or `inet:PORT@HOST`."""
+    """What `milter.socket` says: `unix:/PATH` or `inet:PORT@HOST`. libmilter has another word where HOST is of IPv6."""
     kind, _, place = spelled.partition(":")
+    if kind == "inet" and ":" in place:
+        return Endpoint(spelled=f"inet6:{place}", path="")
     return Endpoint(spelled=spelled, path=place if kind == "unix" else "")
 
 

@@ -201,11 +201,13 @@ def milter_host(
     master: Sequence[str] = (),
     before: str = "",
     behind: str = "",
+    relayed: str = "",
 ) -> Iterator[MilterHost]:
     """A running host. `more`, `sinks`: see conftest.given. `milter`: further settings of `milter:`, in flow style.
 
     `times`: of the milter's line in main.cf, in place of the wiring's. `config`: makes the installation of its own: folder, app
     sink, the `milter:` line. `master`: further lines of master.cf. `before`, `behind`: other milters of the "milter" door.
+    `relayed`: another domain of this Postfix; its mail goes to the outbox.
     """
     outbox = MailRecorder()
     with ExitStack() as stack:
@@ -227,9 +229,11 @@ def milter_host(
         stack.callback(process.kill)
         postfix = PrivatePostfix(
             folder / "instance", host=host, outbox_port=outbox.port,
-            options={**PATIENT, "smtpd_authorized_xclient_hosts": "127.0.0.1", **(options or {})},
+            options={**PATIENT, "smtpd_authorized_xclient_hosts": "0.0.0.0/0, [::]/0", **(options or {})},
         )  # fmt: skip
         fragments = Service(made=made, python=environment.python, script=environment.pipe_script).fragments(postfix)
+        if relayed:
+            postfix.set(relay_domains=relayed, relay_transport=f"smtp:[127.0.0.1]:{outbox.port}")
         ports = {"milter": postfix.port, "accept": free_port(), "plain": free_port()}
         ours = re.search(r"(?m)^smtpd_milters = (\{.*\})$", fragments["main.cf"])
         assert ours, "the wiring prints the milter"

@@ -455,7 +455,7 @@ def test_the_probe_sees_what_a_stranger_gets(answering: Wiring, options: dict[st
 
 
 def test_the_demo_is_healthy() -> None:
-    """`make demo`'s installation, with its app and a message through it: nothing to mend, and the app stores no probe."""
+    """`make demo`'s installation, with its app and a message through it, then with its milter: nothing to mend, no probe kept."""
     with open_folder("doctor-demo") as folder:
         (folder / "demo").mkdir(mode=0o755)
         world = World(folder / "demo", lambda _: None)
@@ -467,5 +467,9 @@ def test_the_demo_is_healthy() -> None:
             assert {check["status"] for check in found} == {"ok", "not used"}, found
             assert len(world.received(mail, mail.recipients[0])) == 1
             assert len(world.app_log.read_text().splitlines()) == 1
+            world.enter("milter")
+            found = [json.loads(line) for line in world.gatepost("doctor", "--probe", "--json").splitlines()]
+            assert {check["status"] for check in found} == {"ok", "not used"}, found
+            assert {check["name"]: check["status"] for check in found}["milter-probe"] == "ok"
         finally:
             world.close()
