@@ -20,6 +20,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
+from bench.guesses import dead_keys, revoked_file
 from demo.dns_server import DnsServer
 from demo.environment import CHECKOUT, ensure_user
 from demo.postfix_instance import LOOPBACK, MailRecorder, PostfixError, PrivatePostfix, Session, free_port, wait_for
@@ -41,14 +42,17 @@ SENDER: Final = "person@example.org"
 DOORS: Final = ("none", "idle", "ours", "checking", "opendkim")
 BODY_BYTES: Final = 5_000
 _KEY_ID: Final = "reply-keys"
-_SECRET: Final = "a secret of the benchmark, which ends with it"
+_SECRET: Final = b"a secret of the benchmark, which ends with it"
 #: Long enough that no milter is given up, however busy the machine.
 _TIMES: Final = "connect_timeout=30s, command_timeout=30s, content_timeout=120s, default_action=tempfail"
 _CONFIG: Final = """\
 store: {store}
 log: {folder}/log/gatepost.log
 routes:
-  - {{name: replies, address: "reply+%{{key}}@{domain}", keys: {{format: signed, secret: {key_id}}}, deliver: [folder]}}
+  - name: replies
+    address: "reply+%{{key}}@{domain}"
+    keys: {{format: signed, secret: {key_id}, revoked: {folder}/etc/revoked}}
+    deliver: [folder]
 milter: {{socket: "unix:{socket}", authserv_id: mx.example.com, authenticate: [{methods}], dns: ["{dns}"]}}
 sinks:
   folder: {{maildir: {folder}/mail/Maildir}}
@@ -62,8 +66,8 @@ AuthservID mx.example.com
 TestPublicKeys {folder}/etc/public-keys
 Syslog no
 """
-#: Where the trial messages go, to be looked at.
-_TRIAL: Final = "trial"
+#: Dead keys of each kind; so many lines has the `revoked:` file.
+_DEAD_KEYS: Final = 500
 
 
 class Doors:
@@ -76,7 +80,11 @@ class Doors:
         self.postfix = PrivatePostfix(self.folder / "postfix")
         self.ports = {"none": self.postfix.port} | {door: free_port() for door in DOORS[1:]}
         self.message = self.folder / "message"
-        self.to = fill(f"reply+%{{key}}@{DOMAIN}", _key("ticket-42"))
+        self.to = _address(_key("ticket-42"))
+        keys = dead_keys(_DEAD_KEYS, secret=_SECRET, key_id=_KEY_ID, domain=DOMAIN)
+        self._revoked = keys["revoked"]
+        #: Addresses with a key that is not live, of each kind.
+        self.dead = {kind: [_address(key) for key in each] for kind, each in keys.items()}
         self._milters: dict[str, subprocess.Popen[bytes]] = {}
         self._stack = ExitStack()
 
@@ -112,7 +120,8 @@ class Doors:
         dns = self._stack.enter_context(DnsServer(_zones(key)))
         self.message.write_bytes(_message(key, self.to).replace(b"\r\n", b"\n"))
         self._configure(dns.port, key)
-        self._start()
+        for door in DOORS[1:]:
+            self._start(door)
         outbox = MailRecorder()
         self._stack.callback(outbox.close)
         self._wire(outbox.port)
@@ -122,7 +131,7 @@ class Doors:
     def _configure(self, dns_port: int, key: Key) -> None:
         etc = self.folder / "etc"
         for door, methods in (("ours", ""), ("checking", "spf, dkim, dmarc, arc")):
-            (etc / f"{door}.yml").write_text(
+            self.config(door).write_text(
                 _CONFIG.format(
                     folder=self.folder, store=self.store(door), domain=DOMAIN, key_id=_KEY_ID, socket=self.socket(door),
                     methods=methods, dns=f"{LOOPBACK}:{dns_port}",
@@ -130,34 +139,36 @@ class Doors:
             )  # fmt: skip
         secrets = etc / "secrets.yml"
         secrets.touch(mode=0o600)
-        secrets.write_text(f"{_KEY_ID}: ['{_SECRET}']\n")
+        secrets.write_text(f"{_KEY_ID}: ['{_SECRET.decode()}']\n")
         shutil.chown(secrets, "gatepost", "gatepost")
         (etc / "opendkim.conf").write_text(_OPENDKIM.format(socket=self.socket("opendkim"), folder=self.folder))
+        (etc / "revoked").write_text(revoked_file(self._revoked, secret=_SECRET, key_id=_KEY_ID))
         (etc / "public-keys").write_text(f"s._domainkey.example.org {key.record}\n")
         shutil.copyfile(CHECKOUT / "bench" / "idle_milter.py", etc / "idle_milter.py")
         for file in etc.iterdir():
             if file != secrets:
                 file.chmod(0o644)
 
-    def _start(self) -> None:
+    def _command(self, door: str) -> list[str]:
+        etc = self.folder / "etc"
+        if door == "idle":
+            return [self.environment.python, "-I", str(etc / "idle_milter.py"), str(self.socket(door))]
+        if door != "opendkim":
+            return [self.environment.command, "milter", "--config", str(self.config(door))]
         opendkim = shutil.which("opendkim", path="/usr/sbin:/usr/bin:/usr/local/sbin")
         if opendkim is None:
             raise PostfixError("opendkim was not found: demo/setup.sh bench installs it")
-        etc, python, command = self.folder / "etc", self.environment.python, self.environment.command
-        self._run("idle", python, "-I", str(etc / "idle_milter.py"), str(self.socket("idle")))
-        self._run("ours", command, "milter", "--config", str(etc / "ours.yml"))
-        self._run("checking", command, "milter", "--config", str(etc / "checking.yml"))
-        self._run("opendkim", opendkim, "-f", "-x", str(etc / "opendkim.conf"))
-        for door in DOORS[1:]:
-            wait_for(lambda door=door: self._listens(door), what=f"the milter {door}")  # type: ignore[misc]
+        return [opendkim, "-f", "-x", str(etc / "opendkim.conf")]
 
-    def _run(self, door: str, *command: str) -> None:
+    def _start(self, door: str) -> None:
         account = ensure_user()
         with (self.folder / f"{door}.out").open("wb") as said:
             self._milters[door] = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT, cwd="/", user=account.pw_uid,
-                group=account.pw_gid, extra_groups=[], env={"PATH": "/usr/bin:/bin", "LANG": "C"}, start_new_session=True,
+                self._command(door), stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT, cwd="/",
+                user=account.pw_uid, group=account.pw_gid, extra_groups=[], env={"PATH": "/usr/bin:/bin", "LANG": "C"},
+                start_new_session=True,
             )  # fmt: skip
+        wait_for(lambda: self._listens(door), what=f"the milter {door}")
 
     def _listens(self, door: str) -> bool:
         if self._milters[door].poll() is not None:
@@ -168,10 +179,10 @@ class Doors:
     def _wire(self, outbox_port: int) -> None:
         """gatepost's fragments, with all that comes in dropped, and a door for each milter."""
         fragments = render(
-            load(str(self.folder / "etc" / "ours.yml")),
+            load(str(self.config("ours"))),
             python=self.environment.python,
             pipe_script=self.environment.pipe_script,
-            config=str(self.folder / "etc" / "ours.yml"),
+            config=str(self.config("ours")),
             person="person@example.net",
             host=self.postfix.host,
             folder=str(self.postfix.maps_folder),
@@ -206,9 +217,19 @@ class Doors:
 
     # -- what is asked while measuring
 
+    def restart(self, door: str) -> None:
+        """A milter as it was at first."""
+        self._milters[door].terminate()
+        self._milters[door].wait(timeout=30)
+        self._start(door)
+
     def socket(self, door: str) -> Path:
         """Where a milter listens."""
         return self.sockets / f"{door}.sock"
+
+    def config(self, door: str) -> Path:
+        """The configuration of one of ours."""
+        return self.folder / "etc" / f"{door}.yml"
 
     def store(self, door: str) -> Path:
         """The store of one of ours."""
@@ -216,8 +237,8 @@ class Doors:
 
     @property
     def trial(self) -> str:
-        """An address with a key of its own."""
-        return fill(f"reply+%{{key}}@{DOMAIN}", _key(_TRIAL))
+        """Where trial messages go, to be looked at: an address with a key of its own."""
+        return _address(_key("trial"))
 
     def judged(self, door: str) -> int:
         """How many messages one of our milters has judged, by its store."""
@@ -240,7 +261,11 @@ class Doors:
 
 
 def _key(subject: str) -> str:
-    return mint(secret=_SECRET.encode(), key_id=_KEY_ID, domain=DOMAIN, subject=subject.encode())
+    return mint(secret=_SECRET, key_id=_KEY_ID, domain=DOMAIN, subject=subject.encode())
+
+
+def _address(key: str) -> str:
+    return fill(f"reply+%{{key}}@{DOMAIN}", key)
 
 
 def _zones(key: Key) -> dict[str, dict[str, list[str]]]:

@@ -16,7 +16,7 @@ from typing import Any
 import Milter
 
 
-class Idle(Milter.Base):
+class Idle(Milter.Base):  # type: ignore[misc]  # pymilter has no types
     """One connection of the MTA."""
 
     def connect(self, *_: Any) -> int:

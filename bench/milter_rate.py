@@ -1,7 +1,7 @@
 """Messages a second through Postfix with each milter, on new connections and on kept ones.
 
-Promises: the doors take turns, so that a burst of other work spoils a round and not one door's figure; the queue is empty before
-each turn; a turn counts only if Postfix took every message, and for our own milters only if each was judged.
+Promises: the doors take turns, so that a burst of other work spoils a round and not one door's figure; the queue is empty
+before each turn; a turn counts only if Postfix took every message, and for our own milters only if each was judged.
 Never: compares figures of two runs; counts a delivery's time (the clock stops at the last 250).
 """
 

@@ -87,20 +87,37 @@ class _Case:
         #: The key that the app will get, and so the one whose owner must match: the recipient's, or the thread's.
         self.judged = self._thread_verdict() if self.verdict is None and self.thread is not None else self.verdict
         self._hear_the_app()
-        hops = passage(envelope, message, settings.trusted, settings.parser.received, direct=facts.direct)
-        believed = ours(message, hops)
-        domains = compile_pattern(self.route.address).domains if self.route is not None else ()
-        self.findings = (
-            *loops.find(envelope, message, hops, minted=self._minted, own=self._own, domains=domains,
-                        limit=settings.parser.received),
-            *bounces.find(envelope, message),
-            *automatic.find(message),
-            *lists.find(message),
-            *spam.find(believed),
-        )  # fmt: skip
-        # All that a direct client's message says of its sender is the client's own word: no trusted host has seen it.
-        names = () if facts.direct else _believed_names(settings)
-        self.sender = self._ask_sender(sender.verdict(message, believed, names, envelope))
+        self._seen: tuple[tuple[Finding, ...], Sender] | None = None
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What is observed of the message."""
+        return self._look()[0]
+
+    @property
+    def sender(self) -> Sender:
+        """Who sent it."""
+        return self._look()[1]
+
+    def _look(self) -> tuple[tuple[Finding, ...], Sender]:
+        """Findings and sender, read when a rule first asks: most guesses never get so far."""
+        if self._seen is None:
+            envelope, message, settings, facts = self.envelope, self.message, self.settings, self.facts
+            hops = passage(envelope, message, settings.trusted, settings.parser.received, direct=facts.direct)
+            believed = ours(message, hops)
+            domains = compile_pattern(self.route.address).domains if self.route is not None else ()
+            findings = (
+                *loops.find(envelope, message, hops, minted=self._minted, own=self._own, domains=domains,
+                            limit=settings.parser.received),
+                *bounces.find(envelope, message),
+                *automatic.find(message),
+                *lists.find(message),
+                *spam.find(believed),
+            )  # fmt: skip
+            # All that a direct client's message says of its sender is the client's own word: no trusted host has seen it.
+            names = () if facts.direct else _believed_names(settings)
+            self._seen = findings, self._ask_sender(sender.verdict(message, believed, names, envelope))
+        return self._seen
 
     def _ask_sender(self, written: Sender) -> Sender:
         """What our own checks found; where they found nothing, what is written. A From of nobody stays nobody's."""
@@ -441,7 +458,8 @@ _AT_RECIPIENT: Final = frozenset(slug for slug, _ in ORDER[: [slug for slug, _ i
 
 def decide(envelope: Envelope, message: Message, settings: Settings, facts: Facts) -> Decision:
     """The verdict on this message for this recipient, with its trace. Total: every message gets one."""
-    return _judged(_Case(envelope, message, settings, facts), ORDER)
+    case = _Case(envelope, message, settings, facts)
+    return _judged(case, ORDER).replace(findings=case.findings + _flagged(case), sender=case.sender)
 
 
 def at_recipient(envelope: Envelope, settings: Settings, facts: Facts) -> Decision:
@@ -474,11 +492,7 @@ def _judged(case: _Case, rules: tuple[tuple[str, Callable[[_Case], Answer]], ...
         if answer is not None:
             action, decided, detail = answer, slug, evidence
     return rule_decision(action, decided, detail=detail, route=case.route.name if case.route else "").replace(
-        key=case.key(),
-        thread=case.thread,
-        findings=case.findings + _flagged(case),
-        sender=case.sender,
-        trace=tuple(trace),
+        key=case.key(), thread=case.thread, trace=tuple(trace)
     )
 
 

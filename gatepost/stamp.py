@@ -41,6 +41,8 @@ _MAC_DIGITS: Final = 64
 _HEX: Final = frozenset("0123456789abcdef")
 #: Longer than any that `write` makes: queue IDs have up to 20 octets, addresses 45.
 _LONGEST: Final = 400
+#: Fields that may stand between the two: a milter behind ours that inserts at place 1 (OpenDKIM, OpenDMARC) puts its own there.
+_BETWEEN: Final = 10
 
 
 class Stamp(Value):
@@ -83,24 +85,24 @@ def write(
 
 
 def read(key: bytes, host_id: str, message: Message, envelope: Envelope, authserv_id: str) -> Stamp | None:
-    """The stamp of this message, or None where it has none that holds: the first field of that name, results below it."""
+    """The stamp of this message, or None where it has none that holds: the first field of that name, its results below it."""
     fields = message.headers.fields
     at = next((at for at, field in enumerate(fields) if field.name == STAMP), None)
-    if at is None or at + 1 >= len(fields) or fields[at + 1].name != RESULTS.lower():
-        return None
-    found = _fields(fields[at].value)
-    if found is None:
+    found = _fields(fields[at].value) if at is not None else None
+    if at is None or found is None:
         return None
     content = content_hash(message)
     text = "; ".join(f"{name}={found[name]}" for name in _NAMES[:-1])
-    mac = _mac(key, host_id, text, envelope.sender, fields[at + 1].value.decode("latin-1"), content)
-    if not same(mac, found["b"]):
+    below = (field.value for field in fields[at + 1 : at + 2 + _BETWEEN] if field.name == RESULTS.lower())
+    macs = ((each, _mac(key, host_id, text, envelope.sender, each.decode("latin-1"), content)) for each in below)
+    results = next((each for each, mac in macs if same(mac, found["b"])), None)
+    if results is None:
         return None
     moved = found["q"] != envelope.queue_id
     if found["c"] != _client(envelope.client_address) and not (moved and numbers(envelope.client_address) is None):
         return None
     return Stamp(
-        token=found["t"], sender=_read_sender(found["s"], found["m"], authserv_id), results=fields[at + 1].value, moved=moved,
+        token=found["t"], sender=_read_sender(found["s"], found["m"], authserv_id), results=results, moved=moved,
         binding=_binding(key, envelope.sender, found["c"], content),
     )  # fmt: skip
 

@@ -25,22 +25,29 @@ class Value:
     """A record. Subclasses list their fields as annotations, with a default where there is one (immutable ones only)."""
 
     _fields: ClassVar[tuple[str, ...]] = ()
+    #: Every field in its order, with its default or None; and the fields that have none.
+    _template: ClassVar[dict[str, Any]] = {}
+    _required: ClassVar[frozenset[str]] = frozenset()
 
     def __init_subclass__(cls) -> None:
         own = tuple(n for n, kind in cls.__annotations__.items() if not str(kind).startswith("ClassVar"))
         cls._fields = cls._fields + tuple(n for n in own if n not in cls._fields)
+        cls._template = {name: getattr(cls, name, None) for name in cls._fields}
+        cls._required = frozenset(name for name in cls._fields if not hasattr(cls, name))
 
     def __init__(self, **given: Any) -> None:
         values = self.__dict__
-        for name in self._fields:
-            if name in given:
-                values[name] = given.pop(name)
-            elif not hasattr(type(self), name):
-                raise TypeError(f"{type(self).__name__}: field {name!r} is missing")
-            else:
-                values[name] = getattr(type(self), name)
-        if given:
-            raise TypeError(f"{type(self).__name__}: no field {', '.join(map(repr, given))}")
+        values.update(self._template)  # first all of them: __hash__ counts on one order
+        values.update(given)
+        if len(values) != len(self._template) or not self._required <= given.keys():
+            self._refuse(given)
+
+    def _refuse(self, given: dict[str, Any]) -> None:
+        name = type(self).__name__
+        missing = [repr(each) for each in self._fields if each in self._required and each not in given]
+        if missing:
+            raise TypeError(f"{name}: field {missing[0]} is missing")
+        raise TypeError(f"{name}: no field {', '.join(repr(each) for each in given if each not in self._template)}")
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"{type(self).__name__} is immutable: cannot set {name!r}")

@@ -425,6 +425,7 @@ OWNER = "owner@example.org"
 ENDS: dict[str, Message] = {
     "a person": Message("reply", "accepted", "accept"),
     "nobody verified": Message("reply", "accepted", "accept", verified=UNKNOWN),
+    "DNS silent": Message("reply", "accepted", "accept", verified=TEMPORARY),
     "a person to strict": Message("strict", "accepted", "accept"),
     "vacation": Message("reply", "automatic", "discard", head=VACATION),
     "vacation to strict": Message("strict", "automatic", "reject", head=VACATION),
@@ -464,7 +465,7 @@ def test_each_rule_decides_at_the_end(house: House, name: str) -> None:
         assert (ending.action, ending.lines, ending.delete) == ("accept", (), ())
         assert [field for field, _ in ending.insert] == ["X-Gatepost-Stamp", "Authentication-Results"]
         (kept,) = [thaw(each[9]) for each in house.rows("delivery")]
-        assert (kept.action, kept.rule) == (row.action, row.rule)
+        assert (kept.action, kept.rule, kept.sender) == (row.action, row.rule, house.checks.sender)
         return
     assert (ending.action, ending.decision.rule) == (row.action, row.rule)
     assert (ending.decision.status, ending.decision.text) == (RULES[row.rule].status, RULES[row.rule].text)
@@ -666,6 +667,28 @@ def test_a_limited_recipient_among_others_waits_behind_the_queue(limited: House)
     assert limited.behind(full, ending, message).decision.rule == "accepted"
 
 
+def test_a_limited_recipient_among_strangers_keeps_the_token(limited: House) -> None:
+    """All of ours limited, but others are on the message: it is queued, and a requeue finds its token in the store."""
+    own = limited.to("owned", limited.key(owner="person@example.org"))
+    for n in range(2):
+        limited.end(own, queue_id=f"Q{n}")
+    message = arrived(own, others=True)
+    ending = limited.dialogue.end(message)
+    assert (ending.action, limited.counts()) == ("accept", (2, 3, 6))
+    assert limited.behind(own, ending, message, queue_id="4jZZZZ5tH8zJv6D").decision.rule == "limit"
+    limited.clock.time += 61
+    assert limited.behind(own, ending, message, queue_id="4jZZZZ5tH8zJv6D").decision.rule == "accepted"
+
+
+def test_a_dead_key_is_refused_whatever_is_full(tmp_path: Path, app: KeyApp) -> None:
+    """A full limit of the route says nothing of a dead key: 550 as ever, or a guesser could tell when the route is busy."""
+    house = opened(tmp_path, app, "limits: {per_key: [], per_sender: [], per_route: [1/1h]}")
+    assert house.end(house.to()).action == "accept"
+    assert house.rcpt(house.to()).rule == "limit"
+    assert str(reply_for(house.rcpt(house.to(key="garbage")))) == "550 5.1.1 No such address"
+    house.dialogue.close()
+
+
 @pytest.mark.parametrize("others", [False, True])
 def test_limited_and_refused(limited: House, others: bool) -> None:
     """Limited beside a refusal: the message waits outside, and leaves nothing; with others on it, it is queued."""
@@ -823,12 +846,14 @@ def test_a_requeued_message_keeps_its_token(house: House, age: float, changes: d
 
 
 def test_a_requeued_message_without_a_record_is_unstamped(house: House) -> None:
-    """The MAC alone vouches for no second queue ID: the record was deleted, or the store restored from before."""
+    """The MAC alone vouches for no second queue ID: the record was deleted, is another's, or the store is from before."""
     own = house.to("owned", house.key(owner="person@example.org"))
     message = arrived(own)
     ending = house.dialogue.end(message)
-    with closing(sqlite3.connect(house.made.store / DATABASE)) as database, database:
-        database.execute("DELETE FROM token")
+    for statement in ("UPDATE token SET binding = zeroblob(32)", "DELETE FROM token"):
+        with closing(sqlite3.connect(house.made.store / DATABASE)) as database, database:
+            database.execute(statement)
+        assert house.behind(own, ending, message, queue_id="4jYYYY5tH8zJv6D").decision.rule == "sender-unverified"
     assert house.behind(own, ending, message, queue_id="4jZZZZ5tH8zJv6D").decision.rule == "sender-unverified"
     assert house.behind(own, ending, message).decision.rule == "accepted"
 

@@ -41,17 +41,23 @@ STAMP: Final = "x-gatepost-stamp"
 class Message:
     """A message in canonical form (`canonical.crlf`). Text is for display; addresses and Message-IDs are as written."""
 
-    __slots__ = ("_read", "headers", "limits", "raw")
+    __slots__ = ("_flags", "_read", "headers", "limits", "raw")
 
     def __init__(self, raw: bytes, headers: Headers, limits: ParserLimits) -> None:
         self.raw = raw
         self.headers = headers
         self.limits = limits
         self._read: dict[str, Mailboxes] = {}
+        self._flags: tuple[str, ...] | None = None
 
     @property
     def flags(self) -> tuple[str, ...]:
         """Everything strange about the head (`headers.FLAGS`, `LIMIT_FLAGS`), sorted, unique."""
+        if self._flags is None:
+            self._flags = self._look_at_everything()
+        return self._flags
+
+    def _look_at_everything(self) -> tuple[str, ...]:
         found = set(self.headers.flags)
         if any("too-many" in each.flags for each in (self.from_, self.to, self.cc)):
             found.add("too-many-addresses")

@@ -199,14 +199,13 @@ def milter_host(
     config: Callable[[Path, str, str], Installation] | None = None,
     host: str = "mx.example.com",
     master: Sequence[str] = (),
-    before: str = "",
-    behind: str = "",
+    chains: Mapping[str, tuple[str, str]] | None = None,
     relayed: str = "",
 ) -> Iterator[MilterHost]:
     """A running host. `more`, `sinks`: see conftest.given. `milter`: further settings of `milter:`, in flow style.
 
     `times`: of the milter's line in main.cf, in place of the wiring's. `config`: makes the installation of its own: folder, app
-    sink, the `milter:` line. `master`: further lines of master.cf. `before`, `behind`: other milters of the "milter" door.
+    sink, the `milter:` line. `master`: further lines of master.cf. `chains`: further doors, and the milters before ours and behind.
     `relayed`: another domain of this Postfix; its mail goes to the outbox.
     """
     outbox = MailRecorder()
@@ -234,18 +233,17 @@ def milter_host(
         fragments = Service(made=made, python=environment.python, script=environment.pipe_script).fragments(postfix)
         if relayed:
             postfix.set(relay_domains=relayed, relay_transport=f"smtp:[127.0.0.1]:{outbox.port}")
-        ports = {"milter": postfix.port, "accept": free_port(), "plain": free_port()}
         ours = re.search(r"(?m)^smtpd_milters = (\{.*\})$", fragments["main.cf"])
         assert ours, "the wiring prints the milter"
         spelled = ours[1]
         if times:
             spelled = re.sub(r"(?<=, )connect_timeout=.*(?=, default_action)", times, spelled)
-        whole = " ".join(each for each in (before, spelled, behind) if each)
-        fragments["main.cf"] = fragments["main.cf"].replace(ours[0], f"smtpd_milters = {whole}")
-        accepting = re.sub(r"default_action=\w+", "default_action=accept", spelled)
+        fragments["main.cf"] = fragments["main.cf"].replace(ours[0], f"smtpd_milters = {spelled}")
+        doors = {"accept": re.sub(r"default_action=\w+", "default_action=accept", spelled), "plain": ""}
+        doors |= {name: f"{before} {spelled} {behind}" for name, (before, behind) in (chains or {}).items()}
+        ports = {"milter": postfix.port, **{name: free_port() for name in doors}}
         fragments["master.cf"] += "".join(
-            f"\n127.0.0.1:{ports[name]} inet n - n - - smtpd\n    -o {{ smtpd_milters = {value} }}\n"
-            for name, value in (("accept", accepting), ("plain", ""))
+            f"\n127.0.0.1:{ports[name]} inet n - n - - smtpd\n    -o {{ smtpd_milters = {value} }}\n" for name, value in doors.items()
         )
         fragments["master.cf"] += "".join(f"\n{each}\n" for each in master)
         postfix.wire(fragments)
