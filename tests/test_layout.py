@@ -70,6 +70,7 @@ MAY_IMPORT = {
         "value",
     },
     "config": {"value", "errors", "settings", "digest", "mail", "keys"},
+    "daemon": {"value", "errors", "settings", "config"},
     "wiring": {"settings", "decision"},
     "receiver": {"value", "keys"},
     "doctor": {"value", "errors", "settings", "decision", "config", "mail", "stores", "sinks", "log", "wiring"},
@@ -81,6 +82,7 @@ DOOR_MAY_IMPORT = {
     "milter": {
         "dialogue",
         "config",
+        "daemon",
         "decision",
         "errors",
         "log",

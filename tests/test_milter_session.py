@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from gatepost.daemon.current import Current
+from gatepost.daemon.room import Room, UnderWay
 from gatepost.decision import RULES, Decision, Envelope, rule_decision
 from gatepost.dialogue import Arrived, Dialogue, Ending
 from gatepost.settings import Settings
 from gatepost.smtp_reply import Reply
 from gatepost_milter import session as session_module
-from gatepost_milter.current import Current
 from gatepost_milter.kept import IN_MEMORY, Kept
-from gatepost_milter.room import Room, UnderWay
 from gatepost_milter.session import GO_ON, Answer, Session, Shared
 from tests.installation import Installation, install
 
@@ -62,7 +62,7 @@ class Tried:
     made: Installation
     session: Session
     shared: Shared
-    current: Current
+    current: Current[Dialogue]
     recorders: list[Recorder]
 
     @property

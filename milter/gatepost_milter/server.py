@@ -15,7 +15,6 @@ import ctypes
 import os
 import queue
 import signal
-import socket
 import sys
 import syslog
 import threading
@@ -24,11 +23,11 @@ import time
 import Milter
 
 from gatepost import log
+from gatepost.daemon import endpoint, systemd
+from gatepost.daemon.current import Current
+from gatepost.daemon.room import Room, UnderWay
 from gatepost.dialogue import Dialogue
 from gatepost.errors import GatepostError
-from gatepost_milter import endpoint
-from gatepost_milter.current import Current
-from gatepost_milter.room import Room, UnderWay
 from gatepost_milter.session import GO_ON, Answer, Session, Shared
 
 TYPE_CHECKING = False
@@ -261,7 +260,7 @@ def _putting(events: queue.SimpleQueue[str], event: str) -> Callable[[int, objec
 
 
 class _Process:
-    def __init__(self, current: Current, events: queue.SimpleQueue[str]) -> None:
+    def __init__(self, current: Current[Dialogue], events: queue.SimpleQueue[str]) -> None:
         self._current, self._events = current, events
         milter = current.settings.milter
         if milter is None:
@@ -278,14 +277,14 @@ class _Process:
         ours = self._listen()
         threading.Thread(target=self._loop, name="libmilter", daemon=True).start()
         self._note("listening", socket=self._endpoint.spelled)
-        _tell_systemd("READY=1")
+        systemd.tell("READY=1")
         while (event := self._events.get()) == "read":
             self._current.look(again=True)
         if event != "end":
             self._note(event, error=True)
             endpoint.remove(self._endpoint, ours)
             self._leave(_TEMPFAIL)
-        _tell_systemd("STOPPING=1")
+        systemd.tell("STOPPING=1")
         endpoint.remove(self._endpoint, ours)
         left = self._under_way.finish(FINISH)
         time.sleep(_LAST_WORDS)
@@ -334,16 +333,3 @@ class _Process:
     def _note(self, what: str, *, error: bool = False, **fields: str | int) -> None:
         """A line of the process, where messages have their queue ID: `milter: state=listening socket=...`."""
         log.write(log.line("milter", state=what, **fields), log.destination(self._current.settings), error=error)
-
-
-def _tell_systemd(state: str) -> None:
-    """sd_notify(3), where a unit of Type=notify asks for it."""
-    place = os.environ.get("NOTIFY_SOCKET", "")
-    if not place.startswith(("/", "@")):
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-        try:
-            sender.connect("\0" + place[1:] if place.startswith("@") else place)
-            sender.send(state.encode("ascii"))
-        except OSError:
-            return

@@ -26,10 +26,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
+    from gatepost.daemon.current import Current, Lease
+    from gatepost.daemon.room import Room, UnderWay
     from gatepost.decision import Decision
+    from gatepost.dialogue import Dialogue
     from gatepost.settings import Settings
-    from gatepost_milter.current import Current, Lease
-    from gatepost_milter.room import Room, UnderWay
 
 __all__ = ["DOOR", "GO_ON", "Answer", "Session", "Shared"]
 
@@ -61,7 +62,7 @@ GO_ON: Final = Answer()
 class Shared(Value):
     """What all sessions of a process share. `room`: for large messages in memory."""
 
-    current: Current
+    current: Current[Dialogue]
     room: Room
     under_way: UnderWay
 
@@ -71,7 +72,7 @@ class _Transaction:
 
     def __init__(self, sender: str) -> None:
         self.sender = sender
-        self.lease: Lease | None = None
+        self.lease: Lease[Dialogue] | None = None
         #: Recipients of ours that were accepted: the address, and each path of RCPT that gave it.
         self.ours: dict[str, list[str]] = {}
         self.others = False
@@ -139,7 +140,7 @@ class Session:
             sender=transaction.sender, recipient=to, original_recipient=to, queue_id=queue_id,
             client_address=self._client_address, helo=self._helo,
         )  # fmt: skip
-        decision = transaction.lease.dialogue.recipient(envelope)
+        decision = transaction.lease.engine.recipient(envelope)
         if decision.action in ("reject", "defer"):
             return decision
         if not decision.route:
@@ -223,12 +224,12 @@ class Session:
                 return self._deferred(transaction, busy, queue_id, started)
             return self._ended(transaction, lease, kept, queue_id, started)
 
-    def _ended(self, transaction: _Transaction, lease: Lease, kept: Kept, queue_id: str, started: float) -> Answer:
+    def _ended(self, transaction: _Transaction, lease: Lease[Dialogue], kept: Kept, queue_id: str, started: float) -> Answer:
         try:
             raw = kept.read()
         except OSError as error:
             return self._deferred(transaction, _disk(error), queue_id, started)
-        ending = lease.dialogue.end(
+        ending = lease.engine.end(
             Arrived(
                 sender=transaction.sender, client_address=self._client_address, client_name=self._client_name,
                 helo=self._helo, queue_id=queue_id, host=self._host, recipients=tuple(transaction.ours),

@@ -1,4 +1,4 @@
-"""The socket that Postfix connects to: whose it may be, and whether somebody listens there already.
+"""A socket that Postfix connects to: whose it may be, and whether somebody listens there already.
 
 Promises: a socket that a crash left behind is removed, one on which somebody listens never; of two that start at once one gives
 up. What is removed at the end is our own socket and no other's.
@@ -39,7 +39,7 @@ class Endpoint(Value):
 
 
 def endpoint(spelled: str) -> Endpoint:
-    """What `milter.socket` says: `unix:/PATH` or `inet:PORT@HOST`. libmilter has another word where HOST is of IPv6."""
+    """What a `socket:` says: `unix:/PATH` or `inet:PORT@HOST`. libmilter has another word where HOST is of IPv6."""
     kind, _, place = spelled.partition(":")
     if kind == "inet" and ":" in place:
         return Endpoint(spelled=f"inet6:{place}", path="")
@@ -84,9 +84,9 @@ def _remove_stale(path: str) -> None:
     """Removes the socket of a process that is gone."""
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise EndpointError(f"{path}: is no socket: remove it, or name another place in milter.socket")
+            raise EndpointError(f"{path}: is no socket: remove it, or name another place")
         if _listens(path):
-            raise EndpointError(f"{path}: somebody listens here already (a second gatepost milter?)")
+            raise EndpointError(f"{path}: somebody listens here already (is it running already?)")
         os.unlink(path)
     except FileNotFoundError:
         return

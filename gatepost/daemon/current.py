@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from typing import Generic, Protocol, TypeVar
 
 from gatepost.config.loading import build
 from gatepost.errors import ConfigError
@@ -20,22 +21,31 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Final
 
-    from gatepost.dialogue import Dialogue
     from gatepost.settings import Settings
 
     Marks = tuple[tuple[int, int, int] | None, ...]
 
-__all__ = ["Current", "Lease"]
+__all__ = ["Closes", "Current", "Lease"]
 
 #: Seconds between two looks at the files.
 _LOOK_EVERY: Final = 1.0
 
 
-class Lease:
-    """One transaction's hold on a configuration: `settings` and `dialogue` until `give_back`."""
+class Closes(Protocol):
+    """What stands on a configuration, and has a store open."""
 
-    def __init__(self, settings: Settings, dialogue: Dialogue, give_back: Callable[[], None]) -> None:
-        self.settings, self.dialogue = settings, dialogue
+    def close(self) -> None:
+        """Lets go of the store."""
+
+
+Engine = TypeVar("Engine", bound=Closes)
+
+
+class Lease(Generic[Engine]):
+    """One transaction's hold on a configuration: `settings` and `engine` until `give_back`."""
+
+    def __init__(self, settings: Settings, engine: Engine, give_back: Callable[[], None]) -> None:
+        self.settings, self.engine = settings, engine
         self._give_back: Callable[[], None] | None = give_back
 
     def give_back(self) -> None:
@@ -53,32 +63,32 @@ class _Read(Value):
     marks: Marks
 
 
-class _InForce:
+class _InForce(Generic[Engine]):
     """A configuration that transactions hold, and how many do."""
 
-    def __init__(self, settings: Settings, dialogue: Dialogue) -> None:
-        self.settings, self.dialogue = settings, dialogue
+    def __init__(self, settings: Settings, engine: Engine) -> None:
+        self.settings, self.engine = settings, engine
         self.holders = 0
         self.replaced = False
 
 
-class Current:
-    """The configuration in the file `path`, for all threads."""
+class Current(Generic[Engine]):
+    """The configuration in the file `path`, for all threads, and what stands on it (the milter's dialogue, the gateway)."""
 
     def __init__(
-        self, path: str, open_dialogue: Callable[[Settings], Dialogue], *, note: Callable[[str], None] = lambda _text: None,
+        self, path: str, open_engine: Callable[[Settings], Engine], *, note: Callable[[str], None] = lambda _text: None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
-        """`note` is told of each change, the bad ones too. Raises ConfigError, and what `open_dialogue` raises."""
+        """`note` is told of each change, the bad ones too. Raises ConfigError, and what `open_engine` raises."""
         self.note = note
         self._path = path
-        self._open_dialogue = open_dialogue
+        self._open_engine = open_engine
         self._now = now
         self._holding = threading.Lock()
         self._looking = threading.Lock()
         read = _read(path, (path,))
         self._files, self._marks = read.files, read.marks
-        self._in_force = _InForce(read.settings, open_dialogue(read.settings))
+        self._in_force = _InForce(read.settings, open_engine(read.settings))
         self._looked = now()
 
     @property
@@ -86,14 +96,14 @@ class Current:
         """The settings in force now."""
         return self._in_force.settings
 
-    def take(self) -> Lease:
+    def take(self) -> Lease[Engine]:
         """The configuration for a transaction that begins now."""
         if self._now() - self._looked >= _LOOK_EVERY:
             self.look()
         with self._holding:
             held = self._in_force
             held.holders += 1
-        return Lease(held.settings, held.dialogue, lambda: self._given_back(held))
+        return Lease(held.settings, held.engine, lambda: self._given_back(held))
 
     def look(self, *, again: bool = False) -> None:
         """Loads what has changed since the last look; `again`: even what has not. Never raises.
@@ -118,26 +128,26 @@ class Current:
 
     def _change(self) -> None:
         read = _read(self._path, self._files)
-        new = _InForce(read.settings, self._open_dialogue(read.settings))
+        new = _InForce(read.settings, self._open_engine(read.settings))
         self._files, self._marks = read.files, read.marks
         with self._holding:
             old, self._in_force = self._in_force, new
             old.replaced = True
             idle = old.holders == 0
         if idle:
-            old.dialogue.close()
+            old.engine.close()
         self.note("changed")
 
-    def _given_back(self, held: _InForce) -> None:
+    def _given_back(self, held: _InForce[Engine]) -> None:
         with self._holding:
             held.holders -= 1
             last = held.replaced and held.holders == 0
         if last:
-            held.dialogue.close()
+            held.engine.close()
 
     def close(self) -> None:
         """Lets go of the store. For the end of the process."""
-        self._in_force.dialogue.close()
+        self._in_force.engine.close()
 
 
 def _read(path: str, files: tuple[str, ...]) -> _Read:
