@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from gatepost.stamp import Stamp
     from gatepost.stores.limits import Counter
     from gatepost.stores.parked import Parked
+    from gatepost.stores.pool import Ledgers
 
 __all__ = [
     "Gateway",
@@ -176,24 +177,44 @@ def question(envelope: Envelope, settings: Settings, key: Key) -> Question:
     )  # fmt: skip
 
 
-class Gateway:
-    """A configuration with its stores open. `now` gives Unix seconds; a test may pass its own."""
+class _OneLedger:
+    """The ledger of a process of one thread: opened when it is first asked for, and kept. Used as `Ledgers` is."""
 
-    def __init__(self, settings: Settings, *, now: Callable[[], float] = time.time) -> None:
-        self.settings = settings
-        self.now = now
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
         self._opened: Ledger | None = None
 
+    def ledger(self, *, writes: bool = False) -> _OneLedger:  # noqa: ARG002
+        return self
+
+    def __enter__(self) -> Ledger:
+        if self._opened is None:
+            self._opened = Ledger.open(self._folder)
+        return self._opened
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
     def close(self) -> None:
-        """Lets go of the ledger. For processes that live on; the pipe script ends by os._exit, which costs no sync."""
         if self._opened is not None:
             self._opened.close()
             self._opened = None
 
-    def _ledger(self) -> Ledger:
-        if self._opened is None:
-            self._opened = Ledger.open(self.settings.store)
-        return self._opened
+
+class Gateway:
+    """A configuration with its stores open. `now` gives Unix seconds; a test may pass its own.
+
+    With `ledgers` it may be used by many threads at once, else by one.
+    """
+
+    def __init__(self, settings: Settings, *, now: Callable[[], float] = time.time, ledgers: Ledgers | None = None) -> None:
+        self.settings = settings
+        self.now = now
+        self._ledgers = ledgers or _OneLedger(settings.store)
+
+    def close(self) -> None:
+        """Lets go of the ledger. For processes that live on; the pipe script ends by os._exit, which costs no sync."""
+        self._ledgers.close()
 
     def _parked(self) -> Parked:
         from gatepost.stores.parked import Parked  # most messages are not parked
@@ -218,9 +239,10 @@ class Gateway:
     def _receive(self, envelope: Envelope, raw: bytes, deadline: float, still_whole: Callable[[], None]) -> Receipt:
         settings, started = self.settings, self.now()
         message = parse(raw, settings.parser)
-        ledger = self._ledger()
-        seen = self._stamp(ledger, envelope, message)
-        id_ = delivery_id(ledger.host_id, envelope, message, seen.token if seen is not None else "")
+        with self._ledgers.ledger() as ledger:
+            seen = self._stamp(ledger, envelope, message)
+            host_id = ledger.host_id
+        id_ = delivery_id(host_id, envelope, message, seen.token if seen is not None else "")
         facts = facts_for(envelope, settings, started)
         if seen is not None:
             facts = facts.replace(sender=seen.sender, direct=seen.sender is not None)
@@ -265,7 +287,8 @@ class Gateway:
         key = policy.key_to_ask(envelope, message, self.settings, facts)
         if key is None:
             return facts
-        row = self._ledger().look(id_)
+        with self._ledgers.ledger() as ledger:
+            row = ledger.look(id_)
         if row is not None and row.passed:
             return facts.replace(alive="yes")  # the judgement that stands counts
         from gatepost.ask import ask
@@ -276,17 +299,18 @@ class Gateway:
     def _claim(
         self, id_: str, envelope: Envelope, verdict: Decision, started: float, counters: tuple[Counter, ...]
     ) -> Claim:  # fmt: skip
-        return self._ledger().claim(
-            id_,
-            now=started,
-            lease=self.settings.timing.lease,
-            judgement=freeze(verdict),
-            queue_id=envelope.queue_id,
-            sender=envelope.sender,
-            recipient=recipient(envelope.recipient).final_form,
-            counters=counters,
-            waits=verdict.action == "defer",
-        )
+        with self._ledgers.ledger(writes=True) as ledger:
+            return ledger.claim(
+                id_,
+                now=started,
+                lease=self.settings.timing.lease,
+                judgement=freeze(verdict),
+                queue_id=envelope.queue_id,
+                sender=envelope.sender,
+                recipient=recipient(envelope.recipient).final_form,
+                counters=counters,
+                waits=verdict.action == "defer",
+            )
 
     def _carry_out(self, job: _Job, deadline: float, still_whole: Callable[[], None]) -> Receipt:
         sink = ""
@@ -374,18 +398,18 @@ class Gateway:
 
     def _release(self, job: _Job, decision: Decision) -> None:
         """Ends the lease of a message that stays in Postfix's queue."""
-        ledger = self._ledger()
-        ledger.release(job.id, job.claim.fence, cannot_take=decision.rule == "app-cannot-take")
+        with self._ledgers.ledger(writes=True) as ledger:
+            ledger.release(job.id, job.claim.fence, cannot_take=decision.rule == "app-cannot-take")
 
     def _finish(self, job: _Job, decision: Decision) -> None:
         """Records the end. What the sink or the disk has is acknowledged even where the record fails: a deferral now would
 
         make Postfix bring it again, and the app get it twice.
         """
-        ledger = self._ledger()
         try:
-            ledger.finish(job.id, job.claim.fence, outcome=freeze(_kept(decision)), now=self.now(), prune=_PRUNE_A_RUN,
-                          keep=KEEP_ROWS)  # fmt: skip
+            with self._ledgers.ledger(writes=True) as ledger:
+                ledger.finish(job.id, job.claim.fence, outcome=freeze(_kept(decision)), now=self.now(), prune=_PRUNE_A_RUN,
+                              keep=KEEP_ROWS)  # fmt: skip
         except StoreError as error:
             if decision.action == "reject":
                 raise
@@ -418,7 +442,8 @@ class Gateway:
             claim = Claim(state="claimed", attempts=2, first_seen=meta["first_seen"])  # not the first: the sink looks closer
             envelope = Envelope(**meta["envelope"])
             message = parse(raw, self.settings.parser)
-            seen = self._stamp(self._ledger(), envelope, message)
+            with self._ledgers.ledger() as ledger:
+                seen = self._stamp(ledger, envelope, message)
             job = _Job(id_, claim, envelope, message, policy.Facts(now=self.now()), verdict, seen)
             if self.settings.route(verdict.route) is None:
                 raise StoreError(f"no route {verdict.route!r} is configured now: name one with --route")

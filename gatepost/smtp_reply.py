@@ -26,9 +26,9 @@ class Reply(Value):
         return f"{self.code} {self.status} {self.text}"
 
 
-def reply_for(decision: Decision) -> Reply:
-    """250 for what is done with or goes on, 451 for a deferral, 550 for a refusal."""
-    text = "".join(char if " " <= char <= "~" else "?" for char in decision.text)
+def reply_for(decision: Decision, text: str = "") -> Reply:
+    """250 for what is done with or goes on, 451 for a deferral, 550 for a refusal. `text`: in place of the decision's."""
+    text = "".join(char if " " <= char <= "~" else "?" for char in text or decision.text)
     if decision.action == "reject":
         return Reply(code=550, status=decision.status, text=text)
     if decision.action == "defer":

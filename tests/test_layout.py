@@ -53,6 +53,7 @@ MAY_IMPORT = {
         "stores",
         "sinks",
     },
+    "answer": {"decision", "errors", "gateway", "log"},
     "dialogue": {
         "ask",
         "authentication",
@@ -78,7 +79,20 @@ MAY_IMPORT = {
 }
 #: Each door: what it stands on, and the values and edges that it needs to speak its protocol.
 DOOR_MAY_IMPORT = {
-    "filter": {"gateway", "config", "decision", "errors", "log", "mail", "settings"},
+    "filter": {
+        "answer",
+        "config",
+        "daemon",
+        "decision",
+        "errors",
+        "gateway",
+        "log",
+        "mail",
+        "settings",
+        "smtp_reply",
+        "stores",
+        "value",
+    },
     "milter": {
         "dialogue",
         "config",
@@ -225,7 +239,7 @@ def test_the_pipe_script_puts_off_what_a_message_does_not_need() -> None:
     code = (
         f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'filter')!r}]\n"
         "import gatepost_filter.transport, gatepost.gateway, gatepost.config, gatepost.mail.canonical, gatepost.log\n"
-        "import gatepost.sinks.maildir, gatepost.sinks.webhook, gatepost.sinks.command, gatepost.ask, gatepost.stamp\n"
+        "import gatepost.sinks.maildir, gatepost.sinks.webhook, gatepost.sinks.command, gatepost.ask, gatepost.stamp, gatepost.answer\n"
         "print('\\n'.join(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True, timeout=60)

@@ -18,10 +18,8 @@ import time
 
 _STARTED = time.monotonic()  # the first thing that the script imports
 
-#: The most that ever stands on standard output; pipe(8) bears 4 kB. Of a success Postfix logs the first 100 octets, so an id is
-#: cut to what tells messages apart (`gatepost parked show` and grep take a prefix).
+#: The most that ever stands on standard output: gatepost.answer.LINE_LIMIT, which cannot be imported yet.
 LINE_LIMIT = 200
-ID_SHOWN = 16
 #: sysexits.h: EX_TEMPFAIL, the one status that defers whatever the output says.
 TEMPFAIL = 75
 #: Until the configuration has been read; the same as timing.deadline's default.
@@ -41,7 +39,6 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from gatepost.decision import Decision
-    from gatepost.gateway import Receipt
 
 
 class Exit:
@@ -180,22 +177,13 @@ def arguments(argv: list[str]) -> dict[str, str]:
     return given
 
 
-def exit_for(receipt: Receipt) -> tuple[int, str]:
-    """Exit status and line for a decision (the table in docs/design.md; statuses of sysexits.h)."""
-    decision = receipt.decision
+def exit_for(decision: Decision) -> int:
+    """The exit status for a decision (the table in docs/design.md; statuses of sysexits.h)."""
     if decision.action == "defer":
-        return TEMPFAIL, f"{decision.status} {decision.text} (rule={decision.rule})"
+        return TEMPFAIL
     if decision.action == "reject":
-        status = {"1": 67, "7": 77}.get(decision.status[2:3], 69)  # EX_NOUSER, EX_NOPERM, EX_UNAVAILABLE
-        return status, f"{decision.status} {decision.text}"
-    return 0, _done_line(decision, receipt)
-
-
-def _done_line(decision: Decision, receipt: Receipt) -> str:
-    done = {"accept": "accepted", "discard": "discarded", "park": "parked"}[decision.action]
-    rule = "" if decision.action == "accept" else f" rule={decision.rule}"
-    route = f" route={decision.route}" if decision.route else ""
-    return f"{done}{rule}{route} id={receipt.id[:ID_SHOWN]}{' again' if receipt.already else ''}"
+        return {"1": 67, "7": 77}.get(decision.status[2:3], 69)  # EX_NOUSER, EX_NOPERM, EX_UNAVAILABLE
+    return 0
 
 
 def run(argv: list[str], line_to: int) -> NoReturn:
@@ -227,6 +215,7 @@ def _run(argv: list[str], way_out: Exit) -> NoReturn:
     log_to = log.destination(settings)
     data = stdin.read()
 
+    from gatepost import answer
     from gatepost.decision import Envelope
     from gatepost.gateway import Gateway
     from gatepost.mail.canonical import from_pipe
@@ -235,24 +224,9 @@ def _run(argv: list[str], way_out: Exit) -> NoReturn:
     del data
     size = given.pop("size")
     receipt = Gateway(settings).receive(Envelope(**given), raw, deadline=sink_deadline, still_whole=stdin.check)
-    decision = receipt.decision
-    line = log.line(
-        given["queue_id"],
-        action=decision.action,
-        rule=decision.rule,
-        route=decision.route,
-        to=receipt.to,
-        id=receipt.id,
-        sink=receipt.sink,
-        again="yes" if receipt.already else "",
-        attempt=receipt.attempt or "",
-        size=size,
-        bytes=len(raw),
-        ms=_elapsed(),
-        detail=decision.detail,
-    )
-    log.write(line, log_to, error=decision.action == "defer")
-    way_out.leave(*exit_for(receipt))
+    line = answer.log_line(receipt, queue_id=given["queue_id"], size=size, octets=len(raw), ms=_elapsed())
+    log.write(line, log_to, error=receipt.decision.action == "defer")
+    way_out.leave(exit_for(receipt.decision), answer.said(receipt))
 
 
 def _elapsed() -> int:
@@ -263,23 +237,14 @@ def _defer_for(error: BaseException, way_out: Exit) -> NoReturn:
     """Our own fault, whatever it was: a deferral that names the rule; what happened goes to the log."""
     rule, status, text, detail, where = "internal-error", "4.3.0", "Temporary failure, try later", type(error).__name__, ""
     try:
-        detail = f"{_place(error)}: {type(error).__name__}: {error}"
-        from gatepost.decision import RULES
-        from gatepost.errors import ConfigError, GatepostError
+        detail = f"{type(error).__name__}: {error}"
+        from gatepost.answer import fault  # may fail as well: then this is what is told
+        from gatepost.errors import ConfigError
 
-        if isinstance(error, GatepostError):
-            rule, detail = error.rule, str(error)
-            status, text = RULES[rule].status, RULES[rule].text
+        deferral = fault(error)
+        rule, status, text, detail = deferral.rule, deferral.status, deferral.text, deferral.detail
         if isinstance(error, ConfigError):  # where the log is has not been read then: the line has to say where to look
             first = error.problems[0]
             where = f" {os.path.basename(first.file)}:{first.line}:{first.column}"
     finally:
         way_out.defer(rule, status, text, detail, where)
-
-
-def _place(error: BaseException) -> str:
-    """The innermost line of code that failed."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return f"{os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}" if trace is not None else "?"
