@@ -23,6 +23,7 @@ __all__ = [
     "Ask",
     "KeySettings",
     "LimitSettings",
+    "LmtpSettings",
     "MilterSettings",
     "ParkedLimits",
     "ParserLimits",
@@ -193,6 +194,25 @@ class MilterSettings(Value):
     default_action: Literal["tempfail", "accept"] = "tempfail"
 
 
+class LmtpSettings(Value):
+    """The warm process (`gatepost serve`): LMTP on a Unix socket. `socket`: `unix:/PATH`.
+
+    `wiring`: what `gatepost postfix` prints: `lmtp`, Postfix speaks to the socket itself; `pipe`, Postfix runs the script.
+    `workers`: processes. `max_messages`, `max_bytes`: in flight in all of them; what comes beyond is deferred. `peers`: users who
+    may deliver, beside root and whoever runs the process. `idle`: seconds that a client may be silent.
+    """
+
+    socket: str
+    wiring: Literal["lmtp", "pipe"] = "lmtp"
+    workers: int = 2
+    #: Postfix's default_process_limit: it never brings more at once.
+    max_messages: int = 100
+    #: Ten times the message_size_limit of our wiring.
+    max_bytes: int = 268_435_456
+    peers: tuple[str, ...] = ("postfix",)
+    idle: float = 300.0
+
+
 class Settings(Value):
     """One configuration file, whole."""
 
@@ -207,6 +227,7 @@ class Settings(Value):
     sinks: tuple[Sink, ...]
     limits: LimitSettings = LimitSettings()
     milter: MilterSettings | None = None
+    lmtp: LmtpSettings | None = None
     store: str = "/var/lib/gatepost"
     log: str = "syslog"
 
@@ -264,6 +285,7 @@ def from_tree(tree: dict[str, Any]) -> Settings:
                 **{name: tuple((count, seconds) for count, seconds in windows) for name, windows in tree["limits"].items()}
             ),
             "milter": _milter(tree["milter"]),
+            "lmtp": tree["lmtp"] and LmtpSettings(**{**tree["lmtp"], "peers": tuple(tree["lmtp"]["peers"])}),
             "timing": Timing(**tree["timing"]),
             "parked": ParkedLimits(**tree["parked"]),
             "parser": ParserLimits(**tree["parser"]),

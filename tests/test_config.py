@@ -10,7 +10,17 @@ import pytest
 
 from gatepost.config import load, load_with_warnings
 from gatepost.errors import ConfigError
-from gatepost.settings import USUAL_LIMITS, Ask, MilterSettings, ParkedLimits, ParserLimits, Screening, Settings, Timing
+from gatepost.settings import (
+    USUAL_LIMITS,
+    Ask,
+    LmtpSettings,
+    MilterSettings,
+    ParkedLimits,
+    ParserLimits,
+    Screening,
+    Settings,
+    Timing,
+)
 
 #: Fifteen lines without a mistake; a row of the tables below changes one piece of it.
 GOOD = """\
@@ -362,6 +372,22 @@ BROKEN: list[tuple[str, str, str, list[str]]] = [
      ['15:42: authserv_id: "192.0.2.1" is no host name']),
     ("a milter's name at the top", "screening: {automatic: discard}", "authserv_id: mx.example.com",
      ['15:1: "authserv_id" does not belong here: write it under milter:']),
+    # the warm process
+    ("lmtp without a socket", "screening: {automatic: discard}", "lmtp: {workers: 2}", ["15:7: lmtp: socket is missing"]),
+    ("lmtp where the milter is", "screening: {automatic: discard}",
+     "milter: {socket: 'unix:/m', authserv_id: mx.example.com}\nlmtp: {socket: 'unix:/m'}",
+     ["16:16: socket: is milter.socket as well"]),
+    *((f"lmtp {text}", "screening: {automatic: discard}", f"lmtp: {{socket: 'unix:/m', {text}}}", [told]) for text, told in (
+        ("workers: 0", "15:36: workers: 0 is out of range: 1 to 64"),
+        ("max_messages: 1", "15:41: max_messages: is less than one for each of the workers"),
+        ("max_bytes: 1000", "15:38: max_bytes: 1000 is out of range"), ("peers: postfix", "15:34: peers: must be a list"),
+        ("peers: [Post Fix]", '15:35: peers: "Post Fix" is no user name'), ("idle: 5", '15:33: idle: "5" is no duration'),
+        ("wiring: thin", '15:35: wiring: "thin" is not one of lmtp, pipe'))),
+    *((f"lmtp socket {text[:20]}", "screening: {automatic: discard}", f"lmtp: {{socket: '{text}'}}", [f"15:16: socket: {told}"])
+      for text, told in (("inet:24@127.0.0.1", '"inet:24@127.0.0.1" is no Unix socket: write unix:/PATH'),
+                         ("unix:m", '"m" is no absolute path'), ("unix:/" + "m" * 107, '"unix:/'))),
+    ("an lmtp name at the top", "screening: {automatic: discard}", "workers: 2",
+     ['15:1: "workers" does not belong here: write it under lmtp:']),
     ("limits of another form", "screening: {automatic: discard}", "limits: {per_key: [50]}",
      ['15:20: per_key: "50" is no rate: write a number, / and a duration, such as 50/1m']),
     ("limits under another name", "screening: {automatic: discard}", "limits: {per_host: [50/1m]}",
@@ -595,7 +621,6 @@ def test_windows_line_ends_and_a_byte_order_mark_are_fine(tmp_path: Path) -> Non
 
 
 NOT_YET: list[tuple[str, str, str]] = [
-    ("lmtp", "lmtp: {socket: x}", "16:7: lmtp: not acted on in this version"),
     ("mailboxes", "mailboxes: [{host: x}]", "16:12: mailboxes: not acted on in this version"),
 ]
 
@@ -672,6 +697,26 @@ def test_a_milter_loads(tmp_path: Path, text: str, changes: dict[str, Any] | Non
     settings, warnings = load_with_warnings(write(tmp_path, GOOD + line))
     usual = {"socket": "unix:/run/gatepost/milter.sock", "authserv_id": "mx.example.com"}
     assert settings.milter == (None if changes is None else MilterSettings(**(usual | changes)))
+    assert warnings == ()
+
+
+LMTPS = [
+    ("", None, "no warm process"),
+    ("", {}, "what is usual"),
+    ("wiring: pipe, workers: 4, max_messages: 4, max_bytes: 1MiB, peers: [], idle: 30s",
+     {"wiring": "pipe", "workers": 4, "max_messages": 4, "max_bytes": 1_048_576, "peers": (), "idle": 30.0}, "everything"),
+    ("peers: [vmail, post.fix]", {"peers": ("vmail", "post.fix")}, "other users"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "changes"), [row[:2] for row in LMTPS], ids=[row[2] for row in LMTPS])
+def test_a_warm_process_loads(tmp_path: Path, text: str, changes: dict[str, Any] | None) -> None:
+    """`lmtp:` needs a socket; the rest has the settings' defaults."""
+    line = "" if changes is None else f"lmtp: {{socket: 'unix:/run//gatepost/lmtp.sock', {text}}}\n"
+    settings, warnings = load_with_warnings(write(tmp_path, GOOD + line))
+    assert settings.lmtp == (
+        None if changes is None else LmtpSettings(**({"socket": "unix:/run/gatepost/lmtp.sock"} | changes))
+    )
     assert warnings == ()
 
 
@@ -982,7 +1027,7 @@ def test_the_page_names_every_setting() -> None:
     from gatepost.config import schema
 
     page = DOCS.read_text()
-    tables = [schema._top("/"), schema._key_table("/"), schema._screening, schema._sender, schema._milter,
+    tables = [schema._top("/"), schema._key_table("/"), schema._screening, schema._sender, schema._milter, schema._lmtp,
               schema._limits, schema._timing, schema._parked, schema._parser, schema._sink_table("/"), schema._route_table("/")]  # fmt: skip
     names = {name for table in tables for name in table}
     assert sorted(name for name in names if f"`{name}`" not in page) == []

@@ -23,6 +23,7 @@ from gatepost.settings import (
     Ask,
     KeySettings,
     LimitSettings,
+    LmtpSettings,
     MilterSettings,
     ParkedLimits,
     ParserLimits,
@@ -43,7 +44,7 @@ __all__ = ["COPY_NAME", "load_compiled"]
 COPY_NAME = "config.compiled"
 
 #: Raise it when the same files must give another tree: the copies of before are then stale.
-_FORMAT = 6
+_FORMAT = 7
 _MAGIC = b"gatepost config\n"
 _DIGEST = 32
 _HEAD = len(_MAGIC) + 2 * _DIGEST
@@ -81,7 +82,7 @@ def _store_folder(data: bytes) -> str:
 def _key(path: str, data: bytes) -> bytes:
     """What a copy was made from and by: file, bytes, this version, this Python, and the fields that settings have."""
     kinds = (
-        Settings, Route, KeySettings, Ask, MilterSettings, LimitSettings, Screening, Sink, Timing, ParkedLimits, ParserLimits
+        Settings, Route, KeySettings, Ask, MilterSettings, LmtpSettings, LimitSettings, Screening, Sink, Timing, ParkedLimits, ParserLimits
     )  # fmt: skip
     fields = [kind._fields for kind in kinds]
     maker = repr((_FORMAT, __version__, sys.hexversion, os.path.abspath(path), fields))

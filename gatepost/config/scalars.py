@@ -29,6 +29,7 @@ __all__ = [
     "host_name",
     "key_secret",
     "label",
+    "lmtp_socket",
     "log_target",
     "milter_socket",
     "percent",
@@ -38,6 +39,7 @@ __all__ = [
     "slug",
     "store_folder",
     "truth",
+    "user_name",
     "webhook_secret",
     "webhook_url",
 ]
@@ -61,6 +63,8 @@ _PERCENT = re.compile(r"([0-9]{1,2}(?:\.[0-9]{1,2})?)%")
 _RATE = re.compile(r"([0-9]{1,9})/(.*)")
 #: sun_path has 108 with its NUL (unix(7)).
 _SOCKET_PATH_BYTES = 107
+#: What useradd(8) takes, and adduser's dots.
+_USER = re.compile(r"[a-z_][a-z0-9_.-]{0,31}")
 _SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?")
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 #: RFC 1034 3.5 and RFC 1123 2.1; the last label of a name is never all digits, or it would read as an address.
@@ -229,14 +233,33 @@ def log_target(text: str) -> str:
     return absolute_path(text)
 
 
+def user_name(text: str) -> str:
+    """A user of this host; whether it exists only the host knows."""
+    if not _USER.fullmatch(text):
+        raise ValueError(f"{shown(text)} is no user name, such as postfix")
+    return text
+
+
+def lmtp_socket(text: str) -> str:
+    """Where the warm process listens: `unix:/PATH`. On a port nobody could tell Postfix from another user."""
+    kind, _, rest = text.partition(":")
+    if kind != "unix":
+        raise ValueError(f"{shown(text)} is no Unix socket: write unix:/PATH")
+    return _unix_socket(text, rest)
+
+
+def _unix_socket(text: str, place: str) -> str:
+    path = absolute_path(place)
+    if len(os.fsencode(path)) > _SOCKET_PATH_BYTES:
+        raise ValueError(f"{shown(text)}: a socket's path has at most {_SOCKET_PATH_BYTES} bytes (unix(7))")
+    return f"unix:{path}"
+
+
 def milter_socket(text: str) -> str:
     """Where the milter listens, as libmilter writes it: `unix:/PATH`, or `inet:PORT@ADDRESS` on this host's loopback."""
     kind, _, rest = text.partition(":")
     if kind in ("unix", "local"):
-        path = absolute_path(rest)
-        if len(path) > _SOCKET_PATH_BYTES:
-            raise ValueError(f"{shown(text)}: a socket's path has at most {_SOCKET_PATH_BYTES} bytes (unix(7))")
-        return f"unix:{path}"
+        return _unix_socket(text, rest)
     port, _, host = rest.partition("@")
     if kind != "inet" or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65_536:
         raise ValueError(f"{shown(text)} is no socket: write unix:/PATH or inet:PORT@127.0.0.1")

@@ -19,6 +19,7 @@ from gatepost.config.scalars import (
     file_name,
     host_name,
     label,
+    lmtp_socket,
     log_target,
     milter_socket,
     percent,
@@ -28,6 +29,7 @@ from gatepost.config.scalars import (
     slug,
     store_folder,
     truth,
+    user_name,
     webhook_url,
 )
 from gatepost.config.sections import Section, entries, items, later, listed, mapped, scalar, section
@@ -37,6 +39,7 @@ from gatepost.settings import (
     DISCOVERY,
     USUAL_LIMITS,
     KeySettings,
+    LmtpSettings,
     MilterSettings,
     ParkedLimits,
     ParserLimits,
@@ -77,6 +80,15 @@ _milter: Table = {
     "dns_deadline": scalar(duration),
     "default_action": scalar(choice("tempfail", "accept")),
 }
+_lmtp: Table = {
+    "socket": scalar(lmtp_socket),
+    "wiring": scalar(choice("lmtp", "pipe")),
+    "workers": scalar(count(1, 64)),
+    "max_messages": scalar(count(1, 10_000)),
+    "max_bytes": scalar(count(1_048_576, 1_099_511_627_776, bytes_too=True)),
+    "peers": listed(scalar(user_name)),
+    "idle": scalar(duration),
+}
 _rates = listed(scalar(rate))
 _limits: Table = dict.fromkeys(("per_key", "per_sender", "per_route"), _rates)
 _timing: Table = dict.fromkeys(Timing._fields, scalar(duration))
@@ -92,7 +104,9 @@ _elsewhere = {
     **dict.fromkeys(_parked, "parked:"),
     **dict.fromkeys(_limits, "limits:"),
     **dict.fromkeys(_screening, "screening:"),
+    **dict.fromkeys(_lmtp, "lmtp:"),
     **dict.fromkeys(_milter, "milter:"),
+    "socket": "milter: or lmtp:",
     **dict.fromkeys(("address", "deliver", "keys"), "a route"),
     **dict.fromkeys(("webhook", "maildir", "command", "confirm"), "a sink"),
     "secret": "a route's keys: or a sink",
@@ -162,6 +176,7 @@ def check(root: Node, notes: Notes, folder: str) -> Draft:
         "discovery": _sub(top, "parser").get("recipient_fields", list(DISCOVERY)),
         "limits": _limits_tree(top),
         "milter": _milter_tree(top, notes),
+        "lmtp": _lmtp_tree(top, notes),
         "sinks": sinks,
         "store": top.get("store", Settings.store),
         "log": top.get("log", Settings.log),
@@ -198,7 +213,7 @@ def _top(folder: str) -> Table:
         "store": scalar(store_folder),
         "log": scalar(log_target),
         "milter": mapped(_milter, required=("socket", "authserv_id")),
-        "lmtp": later(None),
+        "lmtp": mapped(_lmtp, required=("socket",)),
         "mailboxes": later(None),
     }
 
@@ -306,6 +321,29 @@ def _milter_tree(top: Section, notes: Notes) -> dict[str, Any] | None:
             dns=[],
             dns_deadline=MilterSettings.dns_deadline,
             default_action=MilterSettings.default_action,
+        ),
+    }
+
+
+def _lmtp_tree(top: Section, notes: Notes) -> dict[str, Any] | None:
+    """The warm process's settings, None where there is none."""
+    lmtp = _sub(top, "lmtp")
+    if "lmtp" not in top.values:
+        return None
+    if lmtp.get("socket") and lmtp.get("socket") == _sub(top, "milter").get("socket"):
+        notes.problem(lmtp.nodes["socket"], "socket: is milter.socket as well: two processes cannot listen at one place")
+    if lmtp.get("workers", LmtpSettings.workers) > lmtp.get("max_messages", LmtpSettings.max_messages):
+        place = lmtp.nodes.get("max_messages", lmtp.nodes.get("workers", lmtp.node))
+        notes.problem(place, "max_messages: is less than one for each of the workers")
+    return {
+        "socket": lmtp.get("socket", ""),
+        **lmtp.good(
+            wiring=LmtpSettings.wiring,
+            workers=LmtpSettings.workers,
+            max_messages=LmtpSettings.max_messages,
+            max_bytes=LmtpSettings.max_bytes,
+            peers=list(LmtpSettings.peers),
+            idle=LmtpSettings.idle,
         ),
     }
 
