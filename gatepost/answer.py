@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LINE_LIMIT", "fault", "log_line", "said"]
 
-#: The most that Postfix is told. pipe(8) bears 4 kB, a reply line has 512 octets (RFC 5321 4.5.3.1.5). Of a pipe's success Postfix
-#: logs the first 100 octets, so an id is cut to what tells messages apart (`gatepost parked show` and grep take a prefix).
+#: The most that Postfix is told. pipe(8) bears 4 kB, a reply line has 512 octets (RFC 5321 4.5.3.1.5). Of a pipe's success
+#: Postfix logs the first 100, so an id is cut to what tells messages apart (`gatepost parked show` and grep take a prefix).
 LINE_LIMIT: Final = 200
 _ID_SHOWN: Final = 16
 

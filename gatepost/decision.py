@@ -206,6 +206,11 @@ RULES: Final[dict[str, Rule]] = {
     ),
     "deadline": Rule(status="4.3.0", text="Took too long, try later", meaning="timing.deadline passed"),
     "interrupted": Rule(status="4.3.2", text="Interrupted, try later", meaning="a signal ended the run"),
+    "overloaded": Rule(
+        status="4.3.2",
+        text="Too many messages at once, try later",
+        meaning="as many messages, or bytes, are in flight as `lmtp:` allows, and none was done with soon enough",
+    ),
     "config-error": Rule(
         status="4.3.5",
         text="Mail system configuration error",

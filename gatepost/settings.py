@@ -198,8 +198,8 @@ class LmtpSettings(Value):
     """The warm process (`gatepost serve`): LMTP on a Unix socket. `socket`: `unix:/PATH`.
 
     `wiring`: what `gatepost postfix` prints: `lmtp`, Postfix speaks to the socket itself; `pipe`, Postfix runs the script.
-    `workers`: processes. `max_messages`, `max_bytes`: in flight in all of them; what comes beyond is deferred. `peers`: users who
-    may deliver, beside root and whoever runs the process. `idle`: seconds that a client may be silent.
+    `workers`: processes. `max_messages`, `max_bytes`: in flight in all of them; what comes beyond is deferred. `peers`: users
+    who may deliver, beside root and whoever runs the process. `idle`: seconds that a client may be silent.
     """
 
     socket: str

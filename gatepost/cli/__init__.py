@@ -32,6 +32,7 @@ COMMANDS: Final = (
     ("prune", "prune", "delete what is past its age"),
     ("postfix", "postfix", "print the Postfix configuration for this gatepost.yml"),
     ("milter", "milter", "the door at SMTP time: refuses while the sender is still connected"),
+    ("serve", "serve", "the warm process: takes messages from Postfix by LMTP"),
     ("doctor", "doctor", "is this installation well, and if not, what is to be done"),
 )
 DEFAULT_CONFIG: Final = "/etc/gatepost/gatepost.yml"

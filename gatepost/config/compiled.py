@@ -82,7 +82,8 @@ def _store_folder(data: bytes) -> str:
 def _key(path: str, data: bytes) -> bytes:
     """What a copy was made from and by: file, bytes, this version, this Python, and the fields that settings have."""
     kinds = (
-        Settings, Route, KeySettings, Ask, MilterSettings, LmtpSettings, LimitSettings, Screening, Sink, Timing, ParkedLimits, ParserLimits
+        Settings, Route, KeySettings, Ask, MilterSettings, LmtpSettings, LimitSettings, Screening, Sink, Timing,
+        ParkedLimits, ParserLimits,
     )  # fmt: skip
     fields = [kind._fields for kind in kinds]
     maker = repr((_FORMAT, __version__, sys.hexversion, os.path.abspath(path), fields))

@@ -11,7 +11,6 @@ than the main one, to which the kernel gives a signal first, and it is never tol
 
 from __future__ import annotations
 
-import ctypes
 import os
 import queue
 import signal
@@ -23,7 +22,7 @@ import time
 import Milter
 
 from gatepost import log
-from gatepost.daemon import endpoint, systemd
+from gatepost.daemon import endpoint, memory, systemd
 from gatepost.daemon.current import Current
 from gatepost.daemon.room import Room, UnderWay
 from gatepost.dialogue import Dialogue
@@ -48,10 +47,6 @@ _BACKLOG: Final = 512
 #: Seconds from the last answer that was given to libmilter to the end of the process: it has yet to write it.
 _LAST_WORDS: Final = 0.25
 _TEMPFAIL: Final = 75
-#: mallopt(3): blocks of a message's size are given back to the system when they are free. Else glibc learns to keep them: 100
-#: messages of 8 MB, 30 at once, left 250 MB behind, and more each time.
-_M_MMAP_THRESHOLD: Final = -3
-_GIVEN_BACK: Final = 262_144
 
 #: What we may do to a message, and hear of it: else negotiation fails, and Postfix does what default_action says.
 _ACTIONS: Final = Milter.ADDHDRS | Milter.CHGHDRS | Milter.DELRCPT
@@ -240,19 +235,12 @@ def serve(config: str) -> int:
     The configuration must have `milter:`, and the process must not be root's.
     """
     syslog.openlog("gatepost", syslog.LOG_PID, syslog.LOG_MAIL)  # libmilter's own lines
-    _give_memory_back()
+    memory.give_back()
     events: queue.SimpleQueue[str] = queue.SimpleQueue()
     for number, event in ((signal.SIGTERM, "end"), (signal.SIGINT, "end"), (signal.SIGHUP, "read")):
         signal.signal(number, _putting(events, event))
     current = Current(config, Dialogue)
     return _Process(current, events).run()
-
-
-def _give_memory_back() -> None:
-    try:
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _GIVEN_BACK)
-    except (AttributeError, OSError):  # another C library, with other habits
-        return
 
 
 def _putting(events: queue.SimpleQueue[str], event: str) -> Callable[[int, object], None]:
