@@ -126,9 +126,9 @@ class Connection:
 
     @property
     def ends(self) -> float | None:
-        """When the message in flight must be answered (time.monotonic() seconds); None where there is none."""
+        """When the message in flight must be answered (time.monotonic() seconds); None where none waits for an answer."""
         message = self._message
-        return message.ends if message is not None else None
+        return message.ends if message is not None and not self._ended else None
 
     def run(self) -> None:
         """Talks until the client, or `give_up`, ends it."""
@@ -266,7 +266,7 @@ class Connection:
         piece, self._inbox = self._inbox, b""
         fits = True
         while (rest := content.feed(piece)) is None:
-            if fits and taken < min(content.size, self._shared.most_octets):
+            while fits and taken < min(content.size, self._shared.most_octets):
                 fits = room.enter_context(self._shared.octets.taken(taken, _PATIENCE))
                 taken *= 2
                 if not fits:

@@ -1,9 +1,9 @@
 """The warm process: one that opens the socket and watches, and workers that take messages from it (LMTP, RFC 2033).
 
-Promises: a worker that dies is replaced, one that gives no sign of life is killed and replaced; the socket stays open meanwhile, and
-who connects waits. After SIGTERM or SIGINT no client is taken, messages in flight are finished or deferred, and the status is 0.
-After SIGHUP the configuration is read anew: a valid one is in force for the next message, a wrong one changes nothing and is told.
-A worker does not outlive this process.
+Promises: a worker that dies is replaced, one that gives no sign of life is killed and replaced; the socket stays open
+meanwhile, and who connects waits. After SIGTERM or SIGINT no client is taken, messages in flight are finished or deferred, and
+the status is 0. After SIGHUP the configuration is read anew: a valid one is in force for the next message, a wrong one changes
+nothing and is told. A worker does not outlive this process.
 Never: runs as root; touches a message itself; has a thread (it forks).
 """
 
