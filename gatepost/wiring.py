@@ -19,7 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
-    from gatepost.settings import MilterSettings, Settings
+    from gatepost.settings import LmtpSettings, MilterSettings, Settings
 
 __all__ = ["FRAGMENTS", "QUEUE_DIRECTORY", "milter_endpoint", "recipient_pattern", "render", "template_folder"]
 
@@ -36,6 +36,9 @@ QUEUE_DIRECTORY: Final = "/var/spool/postfix"
 #: end of a message. The second is longer than store and `ask:` (5 s) may take at RCPT; the third than a large message may wait
 #: for its turn (120 s) with the longest `milter.dns_deadline` (60 s); a client waits 10 minutes (RFC 5321 4.5.3.2.6).
 _MILTER_TIMES: Final = "connect_timeout=10s, command_timeout=30s, content_timeout=300s"
+#: Lines of the fragments, with and without `lmtp:`.
+_LMTP_LIMIT: Final = f"{_SERVICE}-lmtp_destination_recipient_limit = 1"
+_NO_LMTP: Final = f"# ({_SERVICE}-lmtp: none, for gatepost.yml has no `lmtp:`. docs/lmtp.md)"
 #: Postfix's defaults in seconds, below which the fragment does not go.
 _MINIMAL_BACKOFF: Final = 300
 _MAXIMAL_BACKOFF: Final = 4_000
@@ -137,22 +140,25 @@ def render(
         "GIVE_UP_AFTER": f"{timing.give_up_after:.10g}",
         "QUEUE_LIFETIME": str(ceil(timing.queue_lifetime)),
         "MILTER": _milter(settings.milter, queue_directory),
+        "TRANSPORT": _transport(settings.lmtp, queue_directory),
+        "LMTP_LIMIT": _LMTP_LIMIT if settings.lmtp is not None else _NO_LMTP,
+        "LMTP_SERVICE": _lmtp_service(settings),
     }
     templates = template_folder()
     return {name: _fill((templates / name).read_text(encoding="utf-8"), values) for name in FRAGMENTS}
 
 
-def milter_endpoint(socket: str, queue_directory: str = QUEUE_DIRECTORY) -> str:
-    """`milter.socket` as Postfix writes it: `unix:PATH` or `inet:HOST:PORT`.
+def milter_endpoint(socket: str, queue_directory: str = QUEUE_DIRECTORY, *, name: str = "milter.socket") -> str:
+    """`milter.socket` or `lmtp.socket` as Postfix writes it: `unix:PATH` or `inet:HOST:PORT`.
 
-    A socket below the queue folder becomes a path relative to it, which smtpd finds with a chroot and without. Any other keeps
-    its path, which only an smtpd without a chroot finds. Raises ValueError for a path that Postfix would take apart.
+    A socket below the queue folder becomes a path relative to it, which Postfix finds with a chroot and without. Any other keeps
+    its path, which only a service without a chroot finds. Raises ValueError for a path that Postfix would take apart.
     """
     kind, _, rest = socket.partition(":")
     if kind == "inet":
         port, _, host = rest.partition("@")
         return f"inet:[{host}]:{port}" if ":" in host else f"inet:{host}:{port}"
-    _check(_PATH, **{"milter.socket": rest})
+    _check(_PATH, **{name: rest})
     return f"unix:{rest.removeprefix(queue_directory.rstrip('/') + '/')}"
 
 
@@ -162,6 +168,22 @@ def _milter(milter: MilterSettings | None, queue_directory: str) -> str:
         return "# (smtpd_milters: none, for gatepost.yml has no `milter:`. docs/wiring.md, The milter)"
     endpoint = milter_endpoint(milter.socket, queue_directory)
     return f"smtpd_milters = {{{endpoint}, {_MILTER_TIMES}, default_action={milter.default_action}}}"
+
+
+def _transport(lmtp: LmtpSettings | None, queue_directory: str) -> str:
+    """Where the mail goes: the one setting in which the wirings differ."""
+    if lmtp is None or lmtp.wiring == "pipe":
+        return f"{_SERVICE}:"
+    return f"{_SERVICE}-lmtp:{milter_endpoint(lmtp.socket, queue_directory, name='lmtp.socket')}"
+
+
+def _lmtp_service(settings: Settings) -> str:
+    """The service that speaks to the warm process; without one a remark."""
+    if settings.lmtp is None:
+        return _NO_LMTP
+    longest = ceil(settings.timing.deadline) + _TIME_LIMIT_MARGIN
+    options = ("lmtp_line_length_limit=0", "lmtp_send_xforward_command=yes", f"lmtp_data_done_timeout={longest}s")
+    return f"{_SERVICE}-lmtp  unix  -  -  n  -  20  lmtp" + "".join(f"\n    -o {option}" for option in options)
 
 
 def _fill(template: str, values: dict[str, str]) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from gatepost import wiring
 from gatepost.decision import RULES
-from gatepost.settings import MilterSettings, ParkedLimits, ParserLimits, Route, Screening, Settings, Timing
+from gatepost.settings import LmtpSettings, MilterSettings, ParkedLimits, ParserLimits, Route, Screening, Settings, Timing
 
 GIVEN = {
     "python": "/opt/gatepost/current/bin/python",
@@ -22,7 +22,9 @@ GIVEN = {
 }
 
 
-def settings(*addresses: str, timing: Timing | None = None, milter: MilterSettings | None = None) -> Settings:
+def settings(
+    *addresses: str, timing: Timing | None = None, milter: MilterSettings | None = None, lmtp: LmtpSettings | None = None
+) -> Settings:
     """Settings with one route for each address."""
     routes = tuple(
         Route(name=f"route{number}", address=address, screening=Screening(), deliver=("app",))
@@ -36,15 +38,17 @@ def settings(*addresses: str, timing: Timing | None = None, milter: MilterSettin
         parser=ParserLimits(),
         sinks=(),
         milter=milter,
+        lmtp=lmtp,
     )
 
 
 def render(
-    *addresses: str, timing: Timing | None = None, milter: MilterSettings | None = None, **changes: str
-) -> dict[str, str]:
+    *addresses: str, timing: Timing | None = None, milter: MilterSettings | None = None, lmtp: LmtpSettings | None = None,
+    **changes: str,
+) -> dict[str, str]:  # fmt: skip
     """The fragments for these addresses."""
     given: dict[str, Any] = {**GIVEN, **changes}
-    return wiring.render(settings(*addresses, timing=timing, milter=milter), **given)
+    return wiring.render(settings(*addresses, timing=timing, milter=milter, lmtp=lmtp), **given)
 
 
 def milter(socket: str, *, action: Literal["tempfail", "accept"] = "tempfail") -> MilterSettings:
@@ -58,6 +62,44 @@ def parameters(main_cf: str) -> dict[str, str]:
     names = [name.strip() for name, _, _ in lines]
     assert len(names) == len(set(names))
     return {name.strip(): value.strip() for name, _, value in lines}
+
+
+LMTPS: list[tuple[LmtpSettings | None, str, bool, str]] = [
+    (None, "gatepost:", False, "the pipe script alone"),
+    (LmtpSettings(socket="unix:/run/gatepost/lmtp.sock"), "gatepost-lmtp:unix:/run/gatepost/lmtp.sock", True, "Postfix speaks LMTP"),
+    (LmtpSettings(socket="unix:/var/spool/postfix/gatepost/l"), "gatepost-lmtp:unix:gatepost/l", True, "below the queue folder"),
+    (LmtpSettings(socket="unix:/run/gatepost/lmtp.sock", wiring="pipe"), "gatepost:", True, "the script, before a warm process"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("lmtp", "transport", "service"), [row[:3] for row in LMTPS], ids=[row[3] for row in LMTPS])
+def test_one_setting_tells_the_rungs_apart(lmtp: LmtpSettings | None, transport: str, service: bool) -> None:
+    """virtual_transport; both services are there once there is `lmtp:`, so that climbing and coming down change one line."""
+    made, plain = render("reply+%{key}@in.example.com", lmtp=lmtp), render("reply+%{key}@in.example.com")
+    found, before = parameters(made["main.cf"]), parameters(plain["main.cf"])
+    assert found.pop("virtual_transport") == transport
+    assert before.pop("virtual_transport") == "gatepost:"
+    assert found.pop("gatepost-lmtp_destination_recipient_limit", "") == ("1" if service else "")
+    assert found == before
+    lines = [line for line in made["master.cf"].splitlines() if line.strip() and not line.startswith("#")]
+    theirs = [line for line in plain["master.cf"].splitlines() if line.strip() and not line.startswith("#")]
+    assert lines[: len(theirs)] == theirs
+    assert [line.split() for line in lines[len(theirs) :]] == (
+        [
+            ["gatepost-lmtp", "unix", "-", "-", "n", "-", "20", "lmtp"],
+            ["-o", "lmtp_line_length_limit=0"],
+            ["-o", "lmtp_send_xforward_command=yes"],
+            ["-o", "lmtp_data_done_timeout=150s"],
+        ]
+        if service
+        else []
+    )
+
+
+def test_an_lmtp_socket_that_postfix_would_take_apart_is_refused() -> None:
+    """By its own name."""
+    with pytest.raises(ValueError, match=r"^lmtp\.socket: "):
+        render("reply+%{key}@in.example.com", lmtp=LmtpSettings(socket="unix:/run/a b"))
 
 
 PATTERNS = [
