@@ -45,6 +45,7 @@ ORDERS: list[tuple[str, list[str], str, str]] = [
     ("no XFORWARD", [START[0], MAIL], "451 4.3.5", "without a queue ID nobody could tell a retry from another message"),
     ("no IDENT", [START[0], "XFORWARD ADDR=192.0.2.7", MAIL], "451 4.3.5", "the same"),
     ("unknown IDENT", [START[0], "XFORWARD IDENT=[UNAVAILABLE]", MAIL], "451 4.3.5", "the same"),
+    ("made here", [START[0], "XFORWARD SOURCE=LOCAL", MAIL], "250 2.1.0", "Postfix tells no more of it: its Received field does"),
     ("RCPT first", [*START, RCPT], "451 4.5.1", "after a MAIL that found no favour, too"),
     ("DATA first", [*START, "DATA"], "451 4.5.1", "the same"),
     ("DATA without RCPT", [*START, MAIL, "DATA"], "451 4.5.1", "RFC 2033 4.2 has 503; Postfix would keep the message either way"),

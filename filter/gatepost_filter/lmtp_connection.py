@@ -19,6 +19,8 @@ from gatepost.daemon.room import Room
 from gatepost.decision import rule_decision
 from gatepost.errors import GatepostError
 from gatepost.gateway import Gateway, Receipt
+from gatepost.mail.message import parse
+from gatepost.mail.received import received
 from gatepost.masking import masked
 from gatepost.smtp_reply import reply_for
 from gatepost.stores.pool import Ledgers
@@ -47,6 +49,7 @@ _PIECE: Final = 262_144
 _PATIENCE: Final = 10.0
 #: What a message without SIZE is thought to have; it may become more.
 _UNKNOWN_SIZE: Final = 65_536
+_NO_QUEUE_ID: Final = "no queue ID: neither XFORWARD nor Postfix's own Received field says one (do header_checks remove it?)"
 #: Seconds without an answer of a thread that keeps the reply's lock.
 _LOCKED: Final = 0.2
 
@@ -100,6 +103,17 @@ class _Message:
         """Its time begins now."""
         self.started = time.monotonic()
         self.ends = self.started + self.lease.settings.timing.deadline
+
+    def take_queue_id(self, raw: bytes) -> None:
+        """Postfix tells none by XFORWARD of what this host made (a program's mail, a bounce): it stands in the field on top.
+
+        That field is Postfix's own, for it names no client: `Received: by HOST (Postfix, from userid 0) id QUEUEID`.
+        """
+        top = parse(raw, self.lease.settings.parser).headers.first("received")
+        found = received(top.value) if top is not None else None
+        if found is not None and found.by and not found.from_ and found.id.isalnum():
+            self.queue_id = found.id
+            self.envelopes = [envelope.replace(queue_id=found.id) for envelope in self.envelopes]
 
     def log(self, receipt: Receipt) -> None:
         """Our own line."""
@@ -287,6 +301,8 @@ class Connection:
 
     def _hand_over(self, message: _Message, raw: bytes | None) -> None:
         """Each recipient in turn, with an equal share of the time that is left: one slow app leaves the others theirs."""
+        if raw is not None and not message.queue_id:
+            message.take_queue_id(raw)
         sinks_end = message.started + SINK_SHARE * message.lease.settings.timing.deadline
         for number, envelope in enumerate(message.envelopes):
             now = time.monotonic()
@@ -297,6 +313,8 @@ class Connection:
         """What became of one recipient; our own fault is a deferral."""
         if raw is None:
             return message.deferral(envelope, rule_decision("defer", "overloaded"))
+        if not envelope.queue_id:  # without it nobody could tell a retry from another message
+            return message.deferral(envelope, rule_decision("defer", "config-error", detail=_NO_QUEUE_ID))
         try:
             return message.lease.engine.gateway.receive(envelope, raw, deadline=deadline, still_whole=self._still_there)
         except Exception as error:  # noqa: BLE001

@@ -21,7 +21,7 @@ __all__ = ["GREETING", "MOST_RECIPIENTS", "Session", "Step"]
 
 #: RFC 5321 4.5.3.1.8 wants 100 at least; Postfix brings what the transport's destination_recipient_limit says.
 MOST_RECIPIENTS: Final = 1_000
-#: XFORWARD's attributes (Postfix, XFORWARD_README) are all taken, and three of them read.
+#: XFORWARD's attributes (Postfix, XFORWARD_README) are all taken, and four of them read.
 _OFFERED: Final = (
     "PIPELINING",
     "8BITMIME",
@@ -65,6 +65,11 @@ class Session:
     def queue_id(self) -> str:
         """What XFORWARD said; "" where it did not."""
         return self._facts.get("IDENT", "")
+
+    @property
+    def local(self) -> bool:
+        """Whether this host made the message itself: then Postfix knows no client, and tells no queue ID."""
+        return self._facts.get("SOURCE", "").upper() == "LOCAL"
 
     def envelopes(self) -> list[Envelope]:
         """One for each recipient, in their order."""
@@ -131,7 +136,7 @@ class Session:
         path = _path("FROM:", rest)
         if path is None:
             return Step(reply=_SYNTAX)
-        if not self.queue_id:
+        if not (self.queue_id or self.local):
             return Step(reply="451 4.3.5 Mail system configuration error (lmtp_send_xforward_command = yes is missing)")
         self._sender, parameters = path
         size = _SIZE.fullmatch(parameters)
