@@ -37,7 +37,9 @@ QUEUE_DIRECTORY: Final = "/var/spool/postfix"
 #: for its turn (120 s) with the longest `milter.dns_deadline` (60 s); a client waits 10 minutes (RFC 5321 4.5.3.2.6).
 _MILTER_TIMES: Final = "connect_timeout=10s, command_timeout=30s, content_timeout=300s"
 #: Lines of the fragments, with and without `lmtp:`.
-_LMTP_LIMIT: Final = f"{_SERVICE}-lmtp_destination_recipient_limit = 1"
+_LMTP_LIMIT: Final = (
+    f"{_SERVICE}-lmtp_destination_recipient_limit = 1\n{_SERVICE}-lmtp_destination_concurrency_failed_cohort_limit = 0"
+)
 _NO_LMTP: Final = f"# ({_SERVICE}-lmtp: none, for gatepost.yml has no `lmtp:`. docs/lmtp.md)"
 #: Postfix's defaults in seconds, below which the fragment does not go.
 _MINIMAL_BACKOFF: Final = 300

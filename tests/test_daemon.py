@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from gatepost.daemon import systemd
 from gatepost.daemon.current import Current
 from gatepost.daemon.endpoint import EndpointError, clear, endpoint, identity, remove
 from gatepost.daemon.room import Room
@@ -18,6 +21,7 @@ from gatepost.errors import ConfigError
 from gatepost.settings import Settings
 from tests.installation import Installation, install
 
+ROOT = Path(__file__).resolve().parent.parent
 MILTER = "milter: {socket: unix:/run/gatepost/milter.sock, authserv_id: mx.example.com, authenticate: []}"
 
 
@@ -315,3 +319,64 @@ def test_a_socket_of_the_network_has_no_file() -> None:
     with clear(at):
         assert (at.path, identity(at)) == ("", None)
     remove(at, None)
+
+
+# -- systemd
+
+
+def not_a_socket() -> None:
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 3)
+
+
+def a_port() -> None:
+    server = socket.create_server(("127.0.0.1", 0))
+    os.dup2(server.fileno(), 3)
+
+
+def does_not_listen() -> None:
+    mute = socket.socket(socket.AF_UNIX)
+    os.dup2(mute.fileno(), 3)
+
+
+GIVEN: list[tuple[str, Callable[[], None] | None, str, str, str]] = [
+    ("nothing", None, "", "None", "no systemd"),
+    ("another's", None, "os.environ.update(LISTEN_PID='1', LISTEN_FDS='1')", "None", "our parent's, which we inherited"),
+    ("none", None, "os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='0')", "None", "an empty unit"),
+    ("two", None, "os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='2')", "gave 2 sockets", "which one is ours?"),
+    ("closed", None, "os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1')", "names no socket", "nothing there"),
+    ("a file", not_a_socket, "os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1')", "names no socket", "no socket"),
+    ("a port", a_port, "os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1')", "is no Unix socket", "anybody could connect"),
+    ("mute", does_not_listen, "os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1')", "is no Unix socket that", "Accept=yes"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("give", "environment", "said"), [row[1:4] for row in GIVEN], ids=[row[0] for row in GIVEN])
+def test_what_systemd_may_give(give: Callable[[], None] | None, environment: str, said: str) -> None:
+    """One Unix socket that listens, or an error that says what is wrong with it; what was said to another is not for us."""
+    code = (
+        f"import os, sys; sys.path[:0] = [{str(ROOT)!r}]\nfrom gatepost.daemon import systemd\nfrom gatepost.errors import "
+        f"GatepostError\n{environment}\ntry:\n    print(systemd.the_socket(), [n for n in os.environ if n.startswith('LISTEN_')])\n"
+        "except GatepostError as error:\n    print(error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code], preexec_fn=give, pass_fds=(3,) if give else (), capture_output=True, text=True,
+        check=True, timeout=30,
+    )  # fmt: skip
+    assert said in done.stdout
+    assert "[]" in done.stdout or said != "None"
+
+
+WATCHDOGS = [
+    ({}, 0.0, "nobody asks"), ({"WATCHDOG_USEC": "3000000"}, 1.5, "twice as often as needed"), ({"WATCHDOG_USEC": "x"}, 0.0, "nonsense"),
+    ({"WATCHDOG_USEC": "3000000", "WATCHDOG_PID": "1"}, 0.0, "another's"), ({"WATCHDOG_USEC": "0"}, 0.0, "off"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("environment", "seconds"), [row[:2] for row in WATCHDOGS], ids=[row[2] for row in WATCHDOGS])
+def test_how_often_systemd_wants_to_hear(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], seconds: float) -> None:
+    """sd_watchdog_enabled(3)."""
+    for name in ("WATCHDOG_USEC", "WATCHDOG_PID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert systemd.watchdog() == seconds

@@ -88,6 +88,7 @@ DOOR_MAY_IMPORT = {
         "gateway",
         "log",
         "mail",
+        "masking",
         "settings",
         "smtp_reply",
         "stores",

@@ -80,6 +80,7 @@ def test_one_setting_tells_the_rungs_apart(lmtp: LmtpSettings | None, transport:
     assert found.pop("virtual_transport") == transport
     assert before.pop("virtual_transport") == "gatepost:"
     assert found.pop("gatepost-lmtp_destination_recipient_limit", "") == ("1" if service else "")
+    assert found.pop("gatepost-lmtp_destination_concurrency_failed_cohort_limit", "") == ("0" if service else "")
     assert found == before
     lines = [line for line in made["master.cf"].splitlines() if line.strip() and not line.startswith("#")]
     theirs = [line for line in plain["master.cf"].splitlines() if line.strip() and not line.startswith("#")]

@@ -292,6 +292,17 @@ def test_without_the_process_mail_waits(host: Host) -> None:
     assert len(host.handed(queue_id)) == 1
 
 
+def test_a_short_absence_suspends_nothing(host: Host) -> None:
+    """Mail that comes after it is delivered at once: Postfix does not take the process for gone because one connection failed."""
+    assert host.end() == 0
+    waits = [host.send(SUPPORT, message(headers=f"X-Number: {number}\n")) for number in range(3)]
+    assert {host.delivered(each)[0].status for each in waits} == {"deferred"}
+    host.start()
+    (line,) = host.delivered(host.send(SUPPORT, message()))
+    assert line.status == "sent", line
+    assert {host.delivered(each)[-1].status for each in waits} == {"deferred"}, "those have a time of their own"
+
+
 @pytest.mark.parametrize("whom", ["worker", "all"])
 def test_killed_in_mid_delivery(host: Host, whom: str) -> None:
     """kill -9 while the app has the message: deferred, and handed over again with the same bytes under the same id."""
