@@ -153,8 +153,8 @@ def render(
 def milter_endpoint(socket: str, queue_directory: str = QUEUE_DIRECTORY, *, name: str = "milter.socket") -> str:
     """`milter.socket` or `lmtp.socket` as Postfix writes it: `unix:PATH` or `inet:HOST:PORT`.
 
-    A socket below the queue folder becomes a path relative to it, which Postfix finds with a chroot and without. Any other keeps
-    its path, which only a service without a chroot finds. Raises ValueError for a path that Postfix would take apart.
+    A socket below the queue folder becomes a path relative to it, which Postfix finds with a chroot and without. Any other
+    keeps its path, which only a service without a chroot finds. Raises ValueError for a path that Postfix would take apart.
     """
     kind, _, rest = socket.partition(":")
     if kind == "inet":

@@ -222,7 +222,7 @@ def submitted(host: Host, sender: str, to: str) -> str:
 
 def test_line_and_envelope_are_the_same_on_both_rungs(host: Host) -> None:
     """Size, client, HELO, sender and recipient as Postfix says them, from SMTP and from this host itself; so is Postfix's text."""
-    told: dict[str, list[tuple[object, ...]]] = {}
+    told: dict[str, list[tuple[str, list[str], list[dict[str, str]]]]] = {}
     for transport in (LMTP, PIPE):
         host.postfix.set(virtual_transport=transport)
         ids = [
