@@ -91,8 +91,9 @@ def test_a_requeued_message_is_the_same(host: MilterHost) -> None:
     host.app.behaviour = "ok"
     wait_for_empty_queue(host.postfix, timeout=60)
     lines = [line for line in host.log(start) if not line.door]
-    assert [line.action for line in lines] == ["defer", "defer", "defer", "accept"]
-    assert [line.queue_id for line in lines] == [*names, names[-1]]
+    assert ({line.action for line in lines[:-1]}, lines[-1].action) == ({"defer"}, "accept")
+    assert list(dict.fromkeys(line.queue_id for line in lines)) == names
+    assert len(names) == 3
     assert len({line.id for line in lines}) == 1
     assert [taken["recipient"] for taken in host.app.taken].count(to) == 1
     first, *_, last = handed_to(host, to)
