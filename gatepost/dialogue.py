@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import time
 
-from gatepost import policy, stamp
+from gatepost import consequences, policy, stamp
 from gatepost.ask import DEADLINE as ASK_DEADLINE
 from gatepost.ask import Asker
 from gatepost.decision import Envelope, rule_decision
@@ -147,7 +147,7 @@ class Dialogue:
             full = ledger.room(counted, now=started, lease=settings.timing.lease)
         if full is not None and decision.action == "accept":
             until, limit = full
-            return policy.over_limit(limit, until, verdict=decision, now=started)
+            return consequences.over_limit(limit, until, verdict=decision, now=started)
         return decision
 
     def _ask_the_app(
@@ -176,7 +176,7 @@ class Dialogue:
         message = parse(_received(arrived) + raw, self.settings.parser)
         until = time.monotonic() + _ASKING
         judged = [self._judge(to, arrived, message, sender, until) for to in _once(arrived.recipients)]
-        action = policy.together(tuple(each.decision for each in judged), others=arrived.others)
+        action = consequences.together(tuple(each.decision for each in judged), others=arrived.others)
         if action != "accept":
             return self._answered(action, judged)
         token = os.urandom(_TOKEN).hex()
@@ -205,7 +205,7 @@ class Dialogue:
             )  # fmt: skip
         full = {each.id: each for each in limited}
         judged = [self._limited(each, full.get(ids[each.to])) for each in judged]
-        action = policy.together(tuple(each.decision for each in judged), others=arrived.others)
+        action = consequences.together(tuple(each.decision for each in judged), others=arrived.others)
         if action != "accept":
             return self._answered(action, judged)
         gone = [each for each in judged if each.decision.action == "discard"]
@@ -246,7 +246,7 @@ class Dialogue:
     def _limited(self, judged: _Judgement, full: Limited | None) -> _Judgement:
         if full is None:
             return judged
-        decision = policy.over_limit(full.limit, full.until, verdict=judged.decision, now=self.now())
+        decision = consequences.over_limit(full.limit, full.until, verdict=judged.decision, now=self.now())
         return judged.replace(decision=decision)
 
     def _answered(self, action: Action, judged: list[_Judgement]) -> Ending:

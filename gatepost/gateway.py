@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 
-from gatepost import log, policy
+from gatepost import consequences, log, policy
 from gatepost.decision import Decision, Envelope, rule_decision
 from gatepost.digest import same, sha256
 from gatepost.errors import GatepostError, ParkedFullError, StoreError
@@ -230,9 +230,9 @@ class Gateway:
         claim = self._claim(id_, envelope, verdict, started, counters(envelope, message, settings, verdict))
         if claim.state in ("limited", "waiting"):
             if claim.state == "limited":
-                verdict = policy.over_limit(claim.limit, claim.until, verdict=verdict, now=started)
+                verdict = consequences.over_limit(claim.limit, claim.until, verdict=verdict, now=started)
             waited = first_seen(envelope, claim.first_seen, started)
-            verdict = policy.waiting(verdict, first_seen=waited, settings=settings, now=started)
+            verdict = consequences.waiting(verdict, first_seen=waited, settings=settings, now=started)
             if verdict.action == "defer":
                 return Receipt(decision=verdict, id=id_, attempt=claim.attempts)
             claim = self._claim(id_, envelope, verdict, started, ())  # given up: asks no limit, counts in none
@@ -243,7 +243,7 @@ class Gateway:
             return Receipt(decision=_thaw(claim.outcome).replace(detail=""), id=id_, attempt=claim.attempts, already=True)
         if claim.judgement != freeze(verdict):  # an earlier run's, or the milter's: judged once
             verdict = _thaw(claim.judgement).replace(trace=verdict.trace)
-        return self._carry_out(_Job(id_, claim, envelope, message, facts, verdict, seen), deadline, still_whole)
+        return self._carry_out(_Job(id_, claim, envelope, message, verdict, seen), deadline, still_whole)
 
     def _stamp(self, ledger: Ledger, envelope: Envelope, message: Message) -> Stamp | None:
         """What the milter saw of this message, where it has seen it; under another queue ID, only what it has recorded."""
@@ -295,7 +295,7 @@ class Gateway:
             sink, decision = self._hand_over(job, deadline)
         else:
             decision = job.verdict
-        decision = policy.behind_queue(decision, self.settings, job.facts, job.envelope)
+        decision = consequences.behind_queue(decision, self.settings, job.envelope)
         if decision.action == "park":
             decision = self._park(job, decision)
         receipt = Receipt(decision=decision, id=job.id, sink=sink, attempt=job.claim.attempts)
@@ -317,7 +317,7 @@ class Gateway:
             name = route.deliver[0]
             outcome = self._deliver(job, name, deadline)
             outcome_kind, detail, text = outcome.kind, outcome.detail, outcome.text
-        decision = policy.after_handover(
+        decision = consequences.after_handover(
             outcome_kind,
             detail=without_key(detail, job.verdict.key),
             text=text,
@@ -349,12 +349,12 @@ class Gateway:
     def _park(self, job: _Job, decision: Decision) -> Decision:
         """Puts the message aside; a refused head that finds no room is discarded, for a deferral would end as a bounce."""
         parked = self._parked()
-        headers_only = policy.keeps_headers_only(decision.rule)
+        headers_only = consequences.keeps_headers_only(decision.rule)
         meta = {
             "rule": decision.rule,
             "reason": decision.detail,
             "route": job.verdict.route,
-            "kind": policy.parked_kind(decision.rule),
+            "kind": consequences.parked_kind(decision.rule),
             "queue_id": job.envelope.queue_id,
             "sender": job.envelope.sender,
             "recipient": job.envelope.recipient,
@@ -419,7 +419,7 @@ class Gateway:
             envelope = Envelope(**meta["envelope"])
             message = parse(raw, self.settings.parser)
             seen = self._stamp(self._ledger(), envelope, message)
-            job = _Job(id_, claim, envelope, message, policy.Facts(now=self.now()), verdict, seen)
+            job = _Job(id_, claim, envelope, message, verdict, seen)
             if self.settings.route(verdict.route) is None:
                 raise StoreError(f"no route {verdict.route!r} is configured now: name one with --route")
             sink, decision = self._hand_over(job, deadline)
@@ -432,11 +432,10 @@ class _Job:
     """One claimed message on its way: what every step needs."""
 
     def __init__(
-        self, id_: str, claim: Claim, envelope: Envelope, message: Message, facts: policy.Facts, verdict: Decision,
-        seen: Stamp | None,
+        self, id_: str, claim: Claim, envelope: Envelope, message: Message, verdict: Decision, seen: Stamp | None
     ) -> None:  # fmt: skip
         self.id, self.claim, self.envelope = id_, claim, envelope
-        self.message, self.facts, self.verdict, self.seen = message, facts, verdict, seen
+        self.message, self.verdict, self.seen = message, verdict, seen
 
 
 def _results(seen: Stamp | None) -> AuthenticationResults | None:

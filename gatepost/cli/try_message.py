@@ -1,8 +1,8 @@
 """`gatepost try ADDRESS|FILE.eml`: what would happen to a message here and now, and on what evidence.
 
-Promises: the same decision, by the same code, that the pipe script would make of a message it sees for the first time; and, where
-there is a milter, the answers that it would give at RCPT and at the end of the message (but for `limits:`, which only the store
-knows). With `--ip` it checks the sender as the milter does, by DNS. A key of a route with `ask:` is asked about.
+Promises: the same decision, by the same code, that the pipe script would make of a message it sees for the first time; and,
+where there is a milter, the answers that it would give at RCPT and at the end of the message (but for `limits:`, which only the
+store knows). With `--ip` it checks the sender as the milter does, by DNS. A key of a route with `ask:` is asked about.
 Never: hands anything over, or touches the store.
 """
 
@@ -13,7 +13,7 @@ import os
 import sys
 import time
 
-from gatepost import policy
+from gatepost import consequences, policy
 from gatepost.cli import add_common
 from gatepost.cli.terminal import shown
 from gatepost.config import load
@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
         checked = _check_sender(envelope, message, settings) if arguments.ip else None
         facts = _facts(envelope, message, settings, checked)
         decided = policy.decide(envelope, message, settings, facts)
-        decision = policy.behind_queue(decided, settings, facts, envelope)
+        decision = consequences.behind_queue(decided, settings, envelope)
         answers = _smtp_answers(envelope, settings, facts, decided) if settings.milter is not None else ()
         refused += decision.action != "accept"
         if arguments.json:
@@ -172,7 +172,7 @@ def _read(path: str) -> bytes:
 def _plain(
     decision: Decision, decided: Decision, envelope: Envelope, answers: tuple[tuple[str, str], ...], checked: Checked | None
 ) -> dict[str, object]:
-    """`action` is what happens behind the queue; `decided` what the policy said before after_queue; `smtp` the milter's answers."""
+    """`action` is what happens behind the queue; `decided` what the policy said before after_queue; `smtp`: the milter."""
     return {
         "action": decision.action,
         "decided": decided.action,

@@ -127,6 +127,16 @@ def test_thirty_forms() -> None:
     assert len({row[0] for row in FORMS}) == len(FORMS) >= 30
 
 
+def test_past_the_milter_they_stay(host: MilterHost) -> None:
+    """The control: nobody else takes them away, and nobody believes them."""
+    with host.session("plain") as session:
+        to = host.made.address(host.made.key("control"))
+        data = b"From: person@example.org\nTo: list@example.org\n" + FORMS[0][1] + b"\n\nHello.\n"
+        sent = session.message("person@example.org", [to], data)
+    assert MARK in head_of(handed_to(host, sent, to))
+    assert handed(host.app)[-1]["sender"]["verified"] == "unknown"
+
+
 @pytest.mark.parametrize("count", [1, 2, 49, 50])
 def test_so_many_are_removed(host: MilterHost, count: int) -> None:
     """Up to fifty claims among as many of another's: all removed, none of the other's."""
