@@ -16,6 +16,7 @@ import time
 from gatepost import consequences, policy
 from gatepost.cli import add_common
 from gatepost.cli.terminal import shown
+from gatepost.client_address import numbers
 from gatepost.config import load
 from gatepost.decision import Envelope
 from gatepost.discovery import discover
@@ -57,6 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """0: the message would be accepted, for every recipient of ours. 1: it would not."""
     settings = load(arguments.config)
+    if arguments.ip and numbers(arguments.ip) is None:
+        raise GatepostError(f"--ip: {arguments.ip!r} is no IPv4 or IPv6 address")
     refused = 0
     for envelope, message, found_in in _cases(arguments, settings):
         checked = _check_sender(envelope, message, settings) if arguments.ip else None
@@ -73,7 +76,10 @@ def run(arguments: argparse.Namespace) -> int:
         for stage, answer in answers:
             print(f"{stage}: {answer}")
         if checked is not None:
+            print(f"sender: {checked.sender.verified} ({checked.sender.by or 'nobody says so'})")
             print(f"checked: {' '.join(_results_value(checked, settings).split())}")
+        if answers:
+            print("behind the queue, where the milter did not see it:")
         _show(decision, decided, settings)
     return 1 if refused else 0
 
