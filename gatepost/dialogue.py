@@ -15,7 +15,7 @@ import time
 from gatepost import consequences, policy, stamp
 from gatepost.ask import DEADLINE as ASK_DEADLINE
 from gatepost.ask import Asker
-from gatepost.decision import Envelope, rule_decision
+from gatepost.decision import Envelope, Sender, rule_decision
 from gatepost.errors import GatepostError
 from gatepost.frozen import freeze
 from gatepost.gateway import counters, delivery_id, facts_for, question
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from typing import Final
 
     from gatepost.authentication import Authenticator
-    from gatepost.decision import Action, Decision, Sender
+    from gatepost.decision import Action, Decision
     from gatepost.mail.message import Message
-    from gatepost.settings import MilterSettings, Settings
+    from gatepost.settings import MilterSettings, ParserLimits, Settings
     from gatepost.stores.ledger import Limited
 
 __all__ = ["Arrived", "Dialogue", "Ending"]
@@ -104,7 +104,7 @@ class Dialogue:
         self.settings = settings
         self.milter: MilterSettings = settings.milter
         self.now = now
-        self._authenticator = authenticator or _authenticator(settings.milter)
+        self._authenticator = authenticator or _authenticator(settings.milter, settings.parser)
         self._asker = asker or Asker(now=now)
         self._ledgers = Ledgers(settings.store)
 
@@ -209,22 +209,25 @@ class Dialogue:
         if action != "accept":
             return self._answered(action, judged)
         gone = [each for each in judged if each.decision.action == "discard"]
+        forms = {_form(each.to) for each in gone}
         return Ending(
             action="accept",
             decision=rule_decision("accept", "accepted"),
-            delete=tuple(to for to in arrived.recipients if _form(to) in {_form(each.to) for each in gone}),
+            delete=tuple(to for to in arrived.recipients if _form(to) in forms),
             insert=((stamp.FIELD, value), (stamp.RESULTS, results)),
             remove=claims,
             lines=tuple((masked(each.to, self.settings), each.decision, ids[each.to]) for each in gone),
         )
 
     def _authenticate(self, arrived: Arrived, raw: bytes) -> tuple[Sender | None, str]:
-        """Who the sender is, None where nothing was checked, and the value of the results field.
+        """Who the sender is, None where the client is one of the trusted hosts, and the value of the results field.
 
-        A client that is one of the trusted hosts brings others' mail: its own results count, and SPF would only name it.
+        Such a client brings others' mail: its own results count, and SPF would only name it.
         """
-        if self._authenticator is None or arrived.client_name.lower().removesuffix(".") in self.settings.trusted:
+        if arrived.client_name.lower().removesuffix(".") in self.settings.trusted:
             return None, f"{self.milter.authserv_id}; none"
+        if self._authenticator is None:  # nobody asked, and nobody whom we trust has had the message: not even if it says so
+            return Sender(), f"{self.milter.authserv_id}; none"
         from gatepost.authentication import Mail, results_value
 
         mail = Mail(
@@ -260,12 +263,13 @@ class Dialogue:
         return Ending(action=decision.action, decision=decision, lines=lines)
 
 
-def _authenticator(milter: MilterSettings) -> Authenticator | None:
+def _authenticator(milter: MilterSettings, limits: ParserLimits) -> Authenticator | None:
+    """`limits`: those of the rules, or the two would read two senders out of one From."""
     if not milter.authenticate:
         return None
     from gatepost.authentication import Authenticator, Resolver
 
-    return Authenticator(Resolver(milter.dns), methods=milter.authenticate, authserv_id=milter.authserv_id)
+    return Authenticator(Resolver(milter.dns), methods=milter.authenticate, authserv_id=milter.authserv_id, limits=limits)
 
 
 def _received(arrived: Arrived) -> bytes:

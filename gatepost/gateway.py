@@ -8,6 +8,7 @@ Never: spools; retries by itself (Postfix's queue does); chooses (policy does).
 
 from __future__ import annotations
 
+import os
 import time
 
 from gatepost import consequences, log, policy
@@ -116,7 +117,8 @@ def read_revoked(route: Route | None) -> bytes:
         return b""
     try:
         with open(route.keys.revoked, "rb") as file:
-            content = file.read(_REVOKED_BYTES + 1)
+            size = os.fstat(file.fileno()).st_size  # a buffer of the largest size would cost more than all else at RCPT
+            content = file.read(min(size or _REVOKED_BYTES, _REVOKED_BYTES) + 1)
     except FileNotFoundError:
         return b""
     except OSError as error:
@@ -224,6 +226,8 @@ class Gateway:
         facts = facts_for(envelope, settings, started)
         if seen is not None:
             facts = facts.replace(sender=seen.sender, direct=seen.sender is not None)
+        elif settings.milter is not None:
+            facts = facts.replace(unseen=True)
         facts = self._ask_the_app(envelope, message, facts, id_, deadline)
         verdict = policy.decide(envelope, message, settings, facts)
         still_whole()
@@ -331,6 +335,8 @@ class Gateway:
 
     def _deliver(self, job: _Job, sink: str, deadline: float) -> Outcome:
         hosts = passage(job.envelope, job.message, self.settings.trusted, self.settings.parser.received).hosts
+        if self.settings.milter is not None:  # whose results need not stand under this host's own name
+            hosts = (*hosts, self.settings.milter.authserv_id)
         delivery = Delivery(
             id=job.id,
             received_at=int(job.claim.first_seen),

@@ -12,7 +12,7 @@ from gatepost.decision import RULES, Decision, Finding, Key, Sender, Step, Threa
 from gatepost.keys.keyring import check
 from gatepost.keys.outgoing import domain_of
 from gatepost.keys.reply_ids import key_of, readings
-from gatepost.keys.signed import day_text, owner_matches
+from gatepost.keys.signed import owner_matches
 from gatepost.mail.address import compile_pattern
 from gatepost.mail.message import parse
 from gatepost.mail.recipient import NEVER_A_KEY, is_role, recipient
@@ -52,8 +52,9 @@ class Facts(Value):
 
     `sender`: what our own checks found, None where there were none; where they found nothing, what trusted hosts wrote into the
     message counts. `direct`: the client was none of the trusted hosts, whatever the message says of its way; nor does it count
-    then what the message says of its sender. `alive`: what the app answered of the key that `key_to_ask` names, "" where it was
-    not asked.
+    then what the message says of its sender. `unseen`: the milter should have seen the message and has not, so that a stranger
+    may have written in it what a trusted host would: that counts only against the sender. `alive`: what the app answered of the key that
+    `key_to_ask` names, "" where it was not asked.
     """
 
     now: float
@@ -61,6 +62,7 @@ class Facts(Value):
     listed: bytes = b""
     sender: Sender | None = None
     direct: bool = False
+    unseen: bool = False
     alive: Alive = ""
 
 
@@ -109,7 +111,8 @@ class _Case:
             )  # fmt: skip
             # All that a direct client's message says of its sender is the client's own word: no trusted host has seen it.
             names = () if facts.direct else _believed_names(settings)
-            self._seen = findings, self._ask_sender(sender.verdict(message, believed, names, envelope))
+            written = sender.verdict(message, believed, names, envelope)
+            self._seen = findings, self._ask_sender(_at_worst(written) if facts.unseen else written)
         return self._seen
 
     def _ask_sender(self, written: Sender) -> Sender:
@@ -216,6 +219,11 @@ class _Case:
         return Key(raw=raw or "", subject=self.judged.subject, options=self.judged.options, kind=self.judged.kind)
 
 
+def _at_worst(written: Sender) -> Sender:
+    """What a message says of its sender that a stranger may have written: it counts where it speaks against him."""
+    return Sender(verified="no", by=written.by) if written.verified == "no" else Sender()
+
+
 def _believed_names(settings: Settings) -> tuple[str, ...]:
     """The authserv-ids whose written results count. Our own milter's count by its stamp alone (`Facts.sender`)."""
     own = settings.milter.authserv_id if settings.milter is not None else ""
@@ -283,8 +291,7 @@ def _unanswered(case: _Case) -> Answer:
 
 
 def _expiry(verdict: KeyVerdict) -> str:
-    days = verdict.signed.expires
-    return "its last day has passed" if days is None else f"its last day was {day_text(days)}"
+    return f"its last day was {verdict.last_day}" if verdict.last_day else "its last day has passed"
 
 
 def _screened(

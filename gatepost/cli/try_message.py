@@ -107,7 +107,9 @@ def _check_sender(envelope: Envelope, message: Message, settings: Settings) -> C
     except ImportError as error:
         raise GatepostError(f"--ip: {error.name} is not installed: pip install 'gatepost[milter]'") from error
     milter = settings.milter
-    checker = Authenticator(Resolver(milter.dns), methods=milter.authenticate, authserv_id=milter.authserv_id)
+    checker = Authenticator(
+        Resolver(milter.dns), methods=milter.authenticate, authserv_id=milter.authserv_id, limits=settings.parser
+    )
     mail = Mail(client_address=envelope.client_address, helo=envelope.helo, mail_from=envelope.sender, raw=message.raw,
                 host=milter.authserv_id)  # fmt: skip
     return checker.check(mail, deadline=time.monotonic() + milter.dns_deadline)

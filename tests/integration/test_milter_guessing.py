@@ -158,7 +158,7 @@ def test_postfix_ends_a_guesser_s_connection(host: MilterHost) -> None:
     try:
         with host.session() as session:
             session.command("MAIL FROM:<guesser@example.net>")
-            said = []
+            said: list[str] = []
             while (reply := session.command(f"RCPT TO:<signed+guess{len(said)}@{DOMAIN}>")).code == 550:
                 said.append(str(reply))
         assert set(said) == {REFUSED}

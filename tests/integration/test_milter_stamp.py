@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,7 +30,7 @@ ZONES: Final = {
     name: records
     for domain in ("good.example.org", "evil.example.net")
     for name, records in (
-        (domain, {"TXT": [f"v=spf1 ip4:{GOOD} -all"]}),
+        (domain, {"TXT": [f"v=spf1 ip4:{GOOD} ip6:2001:db8::1 -all"]}),
         (f"_dmarc.{domain}", {"TXT": ["v=DMARC1; p=reject"]}),
     )
 }
@@ -65,18 +66,19 @@ def requeue(host: MilterHost, times: int) -> list[str]:
     """Gives everything in the queue a new queue ID, so many times; the IDs, the first included."""
     seen = [entry["queue_id"] for entry in host.postfix.queue()]
     for _ in range(times):
-        before = set(seen)
         host.postfix.command("postsuper", "-r", "ALL")
-        seen += wait_for(lambda known=before: _requeued(host, known), what="the new queue IDs")
+        seen += wait_for(partial(_requeued, host, {*seen}), what="the new queue IDs")
     return seen
 
 
 def _requeued(host: MilterHost, before: set[str]) -> list[str]:
-    """The queue IDs, once all are new and were tried. Without a flush pickup(8) looks once a minute."""
-    host.postfix.flush()
+    """The queue IDs, once all are new and were tried. Without a flush pickup(8) looks for them once a minute."""
     queue = host.postfix.queue()
-    names = [entry["queue_id"] for entry in queue if entry["queue_name"] == "deferred"]
-    return names if len(names) == len(queue) and not before & {*names} else []
+    names = [entry["queue_id"] for entry in queue]
+    if before & {*names} or not names:
+        host.postfix.flush()
+        return []
+    return names if all(entry["queue_name"] == "deferred" for entry in queue) else []
 
 
 def test_a_requeued_message_is_the_same(host: MilterHost) -> None:
@@ -148,6 +150,26 @@ def test_a_judgement_is_kept_through_a_requeue(host: MilterHost) -> None:
     assert (lines["replies"].rule, lines["strict"].rule) == ("accepted", "list")
     assert sent.queue_id not in {line.queue_id for line in lines.values()}
     assert (lines["strict"].action, [m.recipients for m in host.outbox.messages]) == ("reject", [(PERSON,)]), "SPF passed: one notice"
+
+
+def test_another_name_and_another_family(milter_tree: Environment) -> None:
+    """Results under a name that is not this host's, of a client with an IPv6 address: believed, and the message's hash is the same."""
+    options = {"inet_protocols": "all"}
+    milter = "authserv_id: results.example.net"
+    with DnsServer(ZONES) as dns, milter_host(
+        milter_tree, more=TIMING, milter=f"{milter}, dns: ['{dns.address}']", options=options
+    ) as host:  # fmt: skip
+        hashes = []
+        for door in ("plain", "milter"):
+            to = host.made.address(host.made.key("v6"))
+            data = message(sender=PERSON, to="list@example.org", headers="Date: Sat, 21 Nov 2026 12:00:00 +0000\n")
+            sent = send(host, [to], data, address="IPv6:2001:db8::1", door=door)
+            host.postfix.wait_delivery(sent.queue_id)
+            *_, data_of = handed_to(host, to)
+            hashes.append(data_of["message"]["sha256"])
+    assert (data_of["sender"]["verified"], data_of["sender"]["by"]) == ("yes", "dmarc results.example.net")
+    assert data_of["authentication"]["authserv_id"] == "results.example.net"
+    assert hashes[0] == hashes[1] == hashlib.sha256(data.replace(b"\n", b"\r\n")).hexdigest()
 
 
 # --- copied ---------------------------------------------------------------------------------------------------------------
@@ -294,9 +316,12 @@ def other_milters(environment: Environment) -> Iterator[dict[str, tuple[str, str
 @pytest.fixture(scope="module")
 def chained(milter_tree: Environment) -> Iterator[MilterHost]:
     """A host with a door for each chain."""
-    with DnsServer(ZONES) as dns, other_milters(milter_tree) as chains:
-        with milter_host(milter_tree, more=TIMING, milter=f"dns: ['{dns.address}']", chains=chains) as made:
-            yield made
+    with (
+        DnsServer(ZONES) as dns,
+        other_milters(milter_tree) as chains,
+        milter_host(milter_tree, more=TIMING, milter=f"dns: ['{dns.address}']", chains=chains) as made,
+    ):
+        yield made
 
 
 @pytest.mark.parametrize(("side", "places", "why"), CHAINS, ids=[f"{row[0]}: {row[1]}" for row in CHAINS])
@@ -305,6 +330,7 @@ def test_among_other_milters_the_stamp_holds(chained: MilterHost, side: str, pla
     door = f"{side}: {places}"
     to = chained.made.address(chained.made.key(hashlib.sha256(door.encode()).hexdigest()[:12]))
     sent = wait_for(lambda: _taken(send(chained, [to], message(sender=PERSON, to=to), door=door)), what="both milters")
+    assert sent is not None
     chained.postfix.wait_delivery(sent.queue_id)
     (data,) = handed_to(chained, to)
     raw = base64.b64decode(data["raw"])
