@@ -1,7 +1,7 @@
 """The one path before the queue: what a message's recipients are told while its client is still connected.
 
 Promises: the same rules as behind the queue (policy), each recipient for itself; at RCPT nothing is written and no limit is
-counted; at the end of a message each recipient is judged and counted once, and what was judged is on the disk before the
+counted; at the end of a message each recipient is judged and counted once, and what was judged is in the store before the
 answer is given, under a token that only the stamp in the message names. Nothing of one recipient stands in the message. Every
 fault of ours is a deferral: nothing leaves here as an exception.
 Never: hands over, parks or answers a message: it goes on through Postfix's queue to the door behind it.
@@ -106,7 +106,8 @@ class Dialogue:
         self.now = now
         self._authenticator = authenticator or _authenticator(settings.milter, settings.parser)
         self._asker = asker or Asker(now=now)
-        self._ledgers = Ledgers(settings.store)
+        # Not synced: a power cut costs a judgement, and the door behind the queue makes it again. The mail is in Postfix's queue.
+        self._ledgers = Ledgers(settings.store, synced=False)
 
     def close(self) -> None:
         """Lets go of the store."""

@@ -53,8 +53,8 @@ class Facts(Value):
     `sender`: what our own checks found, None where there were none; where they found nothing, what trusted hosts wrote into the
     message counts. `direct`: the client was none of the trusted hosts, whatever the message says of its way; nor does it count
     then what the message says of its sender. `unseen`: the milter should have seen the message and has not, so that a stranger
-    may have written in it what a trusted host would: that counts only against the sender. `alive`: what the app answered of the key that
-    `key_to_ask` names, "" where it was not asked.
+    may have written in it what a trusted host would: that counts only against the sender. `alive`: what the app answered of the
+    key that `key_to_ask` names, "" where it was not asked.
     """
 
     now: float

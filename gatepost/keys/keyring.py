@@ -94,13 +94,18 @@ def _names(revoked: bytes, line: str) -> bool:
     """Whether the file's content has this line, and not behind a `#`.
 
     The loop is over the places where the line stands, seldom one, and goes on to the end: 100,000 lines cost a millisecond,
-    wherever it stands. Digits in capitals count: a person may have typed it. In doubt (other text beside it) it is revoked.
+    wherever it stands. A line that is not there is looked at once all the same, at the file's start: it takes as long. Digits
+    in capitals count: a person may have typed it. In doubt (other text beside it) it is revoked.
     """
     named = False
     for spelling in (line.encode("ascii"), line.upper().encode("ascii")):
         at = revoked.find(spelling)
-        while at >= 0:
-            line_start = revoked.rfind(b"\n", 0, at) + 1
-            named |= b"#" not in revoked[line_start:at]
-            at = revoked.find(spelling, at + len(spelling))
+        looked = False
+        while at >= 0 or not looked:
+            place = at if at >= 0 else 0
+            line_start = revoked.rfind(b"\n", 0, place) + 1
+            clear = b"#" not in revoked[line_start:place]
+            named |= clear and at >= 0
+            at = revoked.find(spelling, at + len(spelling) if at >= 0 else len(revoked))
+            looked = True
     return named

@@ -325,7 +325,7 @@ class _Process:
     def _configuration(self, what: str) -> None:
         self._note("configuration", detail=what, error=what != "changed")
         milter = self._current.settings.milter
-        if milter is not None and milter.socket != self._endpoint.spelled:
+        if milter is not None and endpoint.endpoint(milter.socket) != self._endpoint:
             self._note("configuration", detail=f"milter.socket is {milter.socket} now: restart to listen there", error=True)
 
     def _unraised(self, kind: type[BaseException], error: BaseException, _trace: object) -> None:

@@ -35,6 +35,10 @@ DIFFERENT: Final = {
         "the client is none of our hosts, so the hop of our MX below is the sender's word; a real loop is found a round later",
     ),
     "sender/allowed-unchecked": ("sender-unchecked", "sender-unverified", "past the milter nobody asks DNS, so it will not know later"),
+    **dict.fromkeys(
+        ("sender/owner-verified-by-mx", "sender/allowed", "odd/strange-is-not-malformed"),
+        ("accepted", "sender-unverified", "past the milter a stranger may write what our MX would: nobody saw who the client was"),
+    ),
     "loops/no-queue-id-trusted-mx": ("accepted", "loop", "the same; through Postfix there always is a queue ID"),
 }  # fmt: skip
 #: Our own name: what the corpus' topmost Received fields say. `trusted` is another host, mx.example.com.
