@@ -106,7 +106,7 @@ class Dialogue:
         self.now = now
         self._authenticator = authenticator or _authenticator(settings.milter, settings.parser)
         self._asker = asker or Asker(now=now)
-        # Not synced: a power cut costs a judgement, and the door behind the queue makes it again. The mail is in Postfix's queue.
+        # Not synced: a power cut takes judgements back, and the door behind the queue makes them again.
         self._ledgers = Ledgers(settings.store, synced=False)
 
     def close(self) -> None:

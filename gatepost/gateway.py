@@ -225,7 +225,9 @@ class Gateway:
         id_ = delivery_id(ledger.host_id, envelope, message, seen.token if seen is not None else "")
         facts = facts_for(envelope, settings, started)
         if seen is not None:
-            facts = facts.replace(sender=seen.sender, direct=seen.sender is not None)
+            # What DNS left open stays open: nobody asks again, so a deferral would end in nothing but give_up_after.
+            known = seen.sender.replace(temporary=False) if seen.sender is not None else None
+            facts = facts.replace(sender=known, direct=known is not None)
         elif settings.milter is not None:
             facts = facts.replace(unseen=True)
         facts = self._ask_the_app(envelope, message, facts, id_, deadline)

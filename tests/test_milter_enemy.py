@@ -5,15 +5,17 @@ Promises: both doors are real, and so are the checks of the sender; only DNS is 
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
 from gatepost.authentication import Authenticator, Resolver
 from gatepost.authentication.resolver import Answer, Questions
-from gatepost.decision import rule_decision
+from gatepost.decision import Sender, rule_decision
 from gatepost.dialogue import Dialogue, Ending
 from gatepost.mail.canonical import crlf
 from gatepost.settings import ParserLimits
@@ -135,4 +137,40 @@ def test_while_the_milter_is_down_nobody_vouches_in_writing(tmp_path: Path, app:
     spam = message.replace(raw=crlf(f"{PRETENCE}X-Spam-Flag: YES\n{PERSON}{TEXT}".encode()), queue_id="Q2")
     receipt = house.behind(house.to("strict"), passed, spam)
     assert (receipt.decision.action, receipt.decision.rule) == ("park", "spam")
+    house.dialogue.close()
+
+
+def test_what_dns_left_open_does_not_wait_for_days_behind_the_queue(tmp_path: Path, app: KeyApp) -> None:
+    """The message goes on for another recipient, and nobody asks DNS again: a deferral there would last four days for nothing."""
+    house = House(built(tmp_path, app), app)
+    house.checks.sender = Sender(verified="unknown", temporary=True)
+    own = house.to("owned", house.key(owner="person@example.org"))
+    assert house.dialogue.end(arrived(own)).action == "defer", "alone it is the sender's host that waits"
+    message = arrived(own, house.to(), queue_id="Q2")
+    ending = house.dialogue.end(message)
+    assert ending.action == "accept"
+    receipt = house.behind(own, ending, message)
+    assert (receipt.decision.action, receipt.decision.rule) == ("park", "sender-unverified")
+    house.dialogue.close()
+
+
+def test_a_thousand_recipients_that_discard_are_told_in_one_pass(tmp_path: Path, app: KeyApp) -> None:
+    """Whom to delete is looked up once: with a look for each pair, one message held the process for three seconds."""
+    house = House(built(tmp_path, app), app)
+    to = tuple(house.to("reply", house.key(str(n))) for n in range(200))
+    message = arrived(*to, head="Auto-Submitted: auto-replied\n", others=True)
+    calls = 0
+
+    def count(frame: FrameType, event: str, _arg: object) -> None:
+        nonlocal calls
+        calls += event == "call" and frame.f_code.co_name == "_form"
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        ending = house.dialogue.end(message)
+    finally:
+        sys.setprofile(before)
+    assert len(ending.delete) == len(to)
+    assert calls < 10 * len(to)
     house.dialogue.close()

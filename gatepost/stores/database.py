@@ -187,7 +187,7 @@ def open_database(
     """The store in `folder`, made where there was none. `busy_timeout`: seconds to wait for another's lock.
 
     `synced`: a commit is on the disk when it returns; without it a power cut may take back the last ones, whole, and nothing
-    else. `any_thread`: not only the thread that opens it may use the connection; the caller sees to it that only one does at a time.
+    else. `any_thread`: not only the thread that opens it may use the connection; the caller sees to it that one does at a time.
 
     Raises StoreError where it is gone, empty, damaged, of a newer gatepost, locked for too long, not ours to write, or where
     the disk is full. The connection is in autocommit mode: write through `Transaction`. A process that ends soon should leave

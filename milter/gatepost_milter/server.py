@@ -40,7 +40,7 @@ __all__ = ["serve"]
 
 #: The name that libmilter's own log lines have.
 NAME: Final = "gatepost"
-#: Seconds for messages under way when the process is told to end. systemd waits 90 (TimeoutStopSec).
+#: Seconds for messages under way when the process is told to end. Our unit gives it 30 (TimeoutStopSec, docs/milter.md).
 FINISH: Final = 20.0
 #: Bytes of large messages (see kept.IN_MEMORY) that are read back and judged at once. Judging takes about three copies.
 ROOM: Final = 64 * 1_048_576

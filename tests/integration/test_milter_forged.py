@@ -161,7 +161,7 @@ def test_more_are_refused(host: MilterHost, count: int) -> None:
 
 
 def test_many_of_another_host_are_nobody_s_claim(host: MilterHost) -> None:
-    """Five thousand results of other hosts pass, all of them."""
-    sent, to = send(host, 300_000, (KEPT[0] + b"\n") * 4_999 + KEPT[0])
+    """Two thousand results of other hosts pass, all of them: as many as are read (own_results.READ)."""
+    sent, to = send(host, 300_000, (KEPT[0] + b"\n") * 1_999 + KEPT[0])
     raw = handed_to(host, sent, to)
-    assert len(fields(raw, "authentication-results")) == 5_001
+    assert len(fields(raw, "authentication-results")) == 2_001

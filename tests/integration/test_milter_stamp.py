@@ -249,6 +249,23 @@ def test_the_very_same_message_again(host: MilterHost, copied: bytes) -> None:
         assert len(handed_to(host, to)) == before
 
 
+def test_a_stamp_that_nobody_recorded(host: MilterHost, copied: bytes) -> None:
+    """Under another queue ID a stamp counts for as long as the store knows its token: the same copy, before and after."""
+    found = []
+    with down(host):
+        for number in range(2):
+            to = host.made.address(host.made.key(f"recorded{number}"))
+            sent = send(host, [to], copied, address=GOOD, door="accept")
+            host.postfix.wait_delivery(sent.queue_id)
+            (data,) = handed_to(host, to)
+            found.append((data["sender"]["verified"], data["authentication"] is None))
+            forget = f"import sqlite3; db = sqlite3.connect({str(host.made.store / 'gatepost.sqlite')!r}, isolation_level=None)"
+            forget += "; db.execute('DELETE FROM token')"
+            done = run_as("gatepost", [host.environment.python, "-I", "-c", forget])
+            assert done.returncode == 0, done
+    assert found == [("yes", False), ("unknown", True)]
+
+
 def test_a_copied_head_is_removed_while_the_milter_is_there(host: MilterHost, copied: bytes) -> None:
     """What claims to be ours goes, whoever sends it; what the milter itself finds stands on top."""
     to = host.made.address(host.made.key("removed"))
