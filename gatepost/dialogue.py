@@ -134,7 +134,7 @@ class Dialogue:
     def _recipient(self, envelope: Envelope) -> Decision:
         settings, started = self.settings, self.now()
         facts = facts_for(envelope, settings, started)
-        decision = policy.at_recipient(envelope, settings, facts)
+        decision = policy.at_recipient(envelope, settings, facts, traced=False)
         if decision.rule in ("no-route", "role-address"):
             return rule_decision("accept", "accepted", detail=decision.detail)
         until = time.monotonic() + ASK_DEADLINE
@@ -162,9 +162,9 @@ class Dialogue:
         answer = self._asker.alive(asked, deadline=until)
         facts = facts.replace(alive=answer.alive)
         if not message.raw:
-            decided = policy.at_recipient(envelope, self.settings, facts)
+            decided = policy.at_recipient(envelope, self.settings, facts, traced=False)
         else:
-            decided = policy.decide(envelope, message, self.settings, facts)
+            decided = policy.decide(envelope, message, self.settings, facts, traced=False)
         return decided.replace(detail=answer.detail) if decided.rule == "ask-unavailable" else decided
 
     def _end(self, arrived: Arrived) -> Ending:
@@ -243,7 +243,7 @@ class Dialogue:
             helo=arrived.helo,
         )  # fmt: skip
         facts = facts_for(envelope, self.settings, self.now()).replace(sender=sender, direct=sender is not None)
-        decision = policy.decide(envelope, message, self.settings, facts)
+        decision = policy.decide(envelope, message, self.settings, facts, traced=False)
         decision = self._ask_the_app(decision, envelope, message, facts, until)
         return _Judgement(to=to, envelope=envelope, decision=decision)
 

@@ -108,6 +108,25 @@ def first_seen(envelope: Envelope, claimed: float, now: float) -> float:
     return min(known, default=now)
 
 
+#: Path -> what tells one state of a file from another, and its content then: a process that lives on is asked at each RCPT.
+_held: dict[str, tuple[tuple[int, ...], bytes]] = {}
+
+
+def _content(path: str, limit: int = -1) -> bytes:
+    """A file as it stands now, at most `limit` bytes (-1: all), read again only once it has changed. Raises OSError."""
+    with open(path, "rb") as file:
+        status = os.fstat(file.fileno())
+        mark = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        held = _held.get(path)
+        if held is not None and held[0] == mark:
+            return held[1]
+        # Not `read(limit)`: a buffer of the largest size would be made for the smallest file.
+        content = file.read(limit if status.st_size >= limit >= 0 else -1)
+        if status.st_size:  # else a pipe, or a file of /proc: it has no state that could be told
+            _held[path] = (mark, content)
+        return content
+
+
 def read_revoked(route: Route | None) -> bytes:
     """The route's `revoked:` file as it stands now; none is revoked before `gatepost key revoke` makes the file.
 
@@ -116,9 +135,7 @@ def read_revoked(route: Route | None) -> bytes:
     if route is None or route.keys is None or not route.keys.revoked:
         return b""
     try:
-        with open(route.keys.revoked, "rb") as file:
-            size = os.fstat(file.fileno()).st_size  # a buffer of the largest size would cost more than all else at RCPT
-            content = file.read(min(size or _REVOKED_BYTES, _REVOKED_BYTES) + 1)
+        content = _content(route.keys.revoked, _REVOKED_BYTES + 1)
     except FileNotFoundError:
         return b""
     except OSError as error:
@@ -135,8 +152,7 @@ def read_list(route: Route | None) -> bytes:
     if route is None or route.keys is None or not route.keys.file:
         return b""
     try:
-        with open(route.keys.file, "rb") as file:
-            return file.read()
+        return _content(route.keys.file)
     except OSError as error:
         raise GatepostError(f"{route.keys.file}: {error.strerror}: the route's list of keys must be there") from error
 
@@ -231,7 +247,7 @@ class Gateway:
         elif settings.milter is not None:
             facts = facts.replace(unseen=True)
         facts = self._ask_the_app(envelope, message, facts, id_, deadline)
-        verdict = policy.decide(envelope, message, settings, facts)
+        verdict = policy.decide(envelope, message, settings, facts, traced=False)
         still_whole()
         claim = self._claim(id_, envelope, verdict, started, counters(envelope, message, settings, verdict))
         if claim.state in ("limited", "waiting"):
@@ -248,7 +264,7 @@ class Gateway:
         if claim.state == "done":
             return Receipt(decision=_thaw(claim.outcome).replace(detail=""), id=id_, attempt=claim.attempts, already=True)
         if claim.judgement != freeze(verdict):  # an earlier run's, or the milter's: judged once
-            verdict = _thaw(claim.judgement).replace(trace=verdict.trace)
+            verdict = _thaw(claim.judgement)
         return self._carry_out(_Job(id_, claim, envelope, message, verdict, seen), deadline, still_whole)
 
     def _stamp(self, ledger: Ledger, envelope: Envelope, message: Message) -> Stamp | None:
@@ -457,7 +473,7 @@ def _results(seen: Stamp | None) -> AuthenticationResults | None:
 
 def _kept(decision: Decision) -> Decision:
     """What the ledger keeps of a message that is done: enough to give the same answer again, no key, nothing a sender wrote."""
-    return decision.replace(key=None, thread=None, findings=(), trace=(), detail="")
+    return decision.replace(key=None, thread=None, findings=(), detail="")
 
 
 def _thaw(text: str) -> Decision:

@@ -422,20 +422,20 @@ def _accepted(_case: _Case) -> Answer:
     return "accept", "no rule before applied"
 
 
-#: What runs, and why in this order. People's role addresses come before everything. Then what is wrong with the recipient:
-#: it costs least and says least; then who may not write at all. So far goes what can be said at RCPT. A loop is stopped before
-#: its kind is asked. A report is a bounce even if it calls itself auto-replied; a vacation reply is automatic even though its
-#: reverse-path is null; then the null reverse-path alone. Then what may be refused aloud: a list's mail, spam, what cannot be
-#: read. The sender is asked last, of a message that everything else would let pass.
+#: What runs, and why in this order. People's role addresses come before everything. Then who may not write at all, before a key
+#: is looked at: whoever is denied learns nothing of keys. Then what is wrong with the recipient: it costs least and says least.
+#: So far goes what can be said at RCPT. A loop is stopped before its kind is asked. A report is a bounce even if it calls itself
+#: auto-replied; a vacation reply is automatic even though its reverse-path is null; then the null reverse-path alone. Then what
+#: may be refused aloud: a list's mail, spam, what cannot be read. The sender is asked last, of a message that all others let pass.
 ORDER: Final[tuple[tuple[str, Callable[[_Case], Answer]], ...]] = (
     ("role-address", _role_address),
     ("no-route", _no_route),
+    ("sender-denied", _denied),
     ("key-unknown", _unknown_key),
     ("key-forged", _key_rule("forged", lambda _: "no secret of this route made it, for this domain")),
     ("key-expired", _key_rule("expired", _expiry)),
     ("key-revoked", _key_rule("revoked", lambda _: "the route's revoked: file names it")),
     ("ask-unavailable", _unanswered),
-    ("sender-denied", _denied),
     ("loop", _loop),
     ("bounce", _bounce),
     ("automatic", _automatic),
@@ -453,22 +453,25 @@ ORDER: Final[tuple[tuple[str, Callable[[_Case], Answer]], ...]] = (
 
 
 #: The rules that need no message: what can be said at RCPT.
-_AT_RECIPIENT: Final = frozenset(slug for slug, _ in ORDER[: [slug for slug, _ in ORDER].index("loop")])
+_AT_RECIPIENT: Final = (*ORDER[: [slug for slug, _ in ORDER].index("loop")], ORDER[-1])
 
 
-def decide(envelope: Envelope, message: Message, settings: Settings, facts: Facts) -> Decision:
-    """The verdict on this message for this recipient, with its trace. Total: every message gets one."""
+def decide(envelope: Envelope, message: Message, settings: Settings, facts: Facts, *, traced: bool = True) -> Decision:
+    """The verdict on this message for this recipient. Total: every message gets one.
+
+    `traced`: with its trace, which says of every rule whether it applied; a door has no use for it.
+    """
     case = _Case(envelope, message, settings, facts)
-    return _judged(case, ORDER).replace(findings=case.findings + _flagged(case), sender=case.sender)
+    return _judged(case, ORDER, traced=traced).replace(findings=case.findings + _flagged(case), sender=case.sender)
 
 
-def at_recipient(envelope: Envelope, settings: Settings, facts: Facts) -> Decision:
+def at_recipient(envelope: Envelope, settings: Settings, facts: Facts, *, traced: bool = True) -> Decision:
     """What can be said of a recipient before the message is there: the same rules, as far as they need none.
 
     no-route is a reject here too; at RCPT that recipient is not ours, and the door leaves it to Postfix.
     """
     case = _Case(envelope, parse(b"", settings.parser), settings, facts)
-    return _judged(case, tuple(each for each in ORDER if each[0] in _AT_RECIPIENT or each[0] == "accepted"))
+    return _judged(case, _AT_RECIPIENT, traced=traced)
 
 
 def key_to_ask(envelope: Envelope, message: Message, settings: Settings, facts: Facts) -> Key | None:
@@ -476,19 +479,23 @@ def key_to_ask(envelope: Envelope, message: Message, settings: Settings, facts: 
     route, _ = route_for(recipient(envelope.recipient), settings)
     if route is None or route.keys is None or route.keys.ask is None:
         return None
-    return _Case(envelope, message, settings, facts.replace(alive="")).asked()
+    case = _Case(envelope, message, settings, facts.replace(alive=""))
+    return None if _denied(case)[0] else case.asked()
 
 
-def _judged(case: _Case, rules: tuple[tuple[str, Callable[[_Case], Answer]], ...]) -> Decision:
+def _judged(case: _Case, rules: tuple[tuple[str, Callable[[_Case], Answer]], ...], *, traced: bool) -> Decision:
     action: Action = "accept"
     decided = detail = ""
     trace = []
     for slug, rule in rules:
         if decided:
+            if not traced:
+                break
             trace.append(Step(rule=slug, applied=False, evidence=f"not asked: {decided} decided"))
             continue
         answer, evidence = rule(case)
-        trace.append(Step(rule=slug, applied=answer is not None, evidence=evidence))
+        if traced:
+            trace.append(Step(rule=slug, applied=answer is not None, evidence=evidence))
         if answer is not None:
             action, decided, detail = answer, slug, evidence
     return rule_decision(action, decided, detail=detail, route=case.route.name if case.route else "").replace(

@@ -1053,7 +1053,7 @@ def test_a_fault_of_the_checks_defers(house: House, error: Exception) -> None:
 def test_a_fault_at_rcpt_defers(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same at RCPT, whoever the recipient is."""
 
-    def fault(*_: object) -> Decision:
+    def fault(*_: object, **__: object) -> Decision:
         raise ZeroDivisionError("unforeseen")
 
     monkeypatch.setattr(policy, "at_recipient", fault)

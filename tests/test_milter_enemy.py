@@ -100,8 +100,6 @@ def test_a_from_that_is_cut_names_nobody(tmp_path: Path, app: KeyApp, more: str,
     house.dialogue.close()
 
 
-
-
 #: What a stranger writes to look as if the trusted relay had had the message, and vouched for its sender.
 PRETENCE = (
     "Received: from x (x [198.51.100.1]) by relay.example.com with ESMTP id F; Sat, 21 Nov 2026 10:00:00 +0000\n"
@@ -116,7 +114,11 @@ def test_nobody_is_a_trusted_host_by_saying_so(tmp_path: Path, app: KeyApp) -> N
     house.dialogue = Dialogue(house.settings, now=house.clock)
     own = house.to("owned", house.key(owner="person@example.org"))
     raw = crlf(f"{PRETENCE}{PERSON}{TEXT}".encode())
-    for name, rule in (("unknown", "sender-unverified"), ("relay.example.net", "sender-unverified"), ("relay.example.com", "accepted")):
+    for name, rule in (
+        ("unknown", "sender-unverified"),
+        ("relay.example.net", "sender-unverified"),
+        ("relay.example.com", "accepted"),
+    ):
         message = arrived(own, house.to(), raw=raw, client_name=name, queue_id=f"Q{name}")
         ending = house.dialogue.end(message)
         assert house.behind(own, ending, message).decision.rule == rule, name
@@ -127,7 +129,9 @@ def test_while_the_milter_is_down_nobody_vouches_in_writing(tmp_path: Path, app:
     """default_action=accept: what comes without a stamp may have been written by anybody, so its sender is unknown, and no notice
     of a refusal goes to a MAIL FROM that nobody has checked.
     """
-    house = House(built(tmp_path, app, edit=lambda more: more.replace("automatic: reject", "automatic: accept, spam: reject")), app)
+    house = House(
+        built(tmp_path, app, edit=lambda more: more.replace("automatic: reject", "automatic: accept, spam: reject")), app
+    )
     passed = Ending(action="accept", decision=rule_decision("accept", "accepted"))
     own = house.to("owned", house.key(owner="person@example.org"))
     message = arrived(own, raw=crlf(f"{PRETENCE}{PERSON}{TEXT}".encode()), client_name="unknown")
