@@ -424,9 +424,9 @@ def _accepted(_case: _Case) -> Answer:
 
 #: What runs, and why in this order. People's role addresses come before everything. Then who may not write at all, before a key
 #: is looked at: whoever is denied learns nothing of keys. Then what is wrong with the recipient: it costs least and says least.
-#: So far goes what can be said at RCPT. A loop is stopped before its kind is asked. A report is a bounce even if it calls itself
+#: So far goes what can be said at RCPT. A loop is stopped before its kind is asked. A report is a bounce even if it says it is
 #: auto-replied; a vacation reply is automatic even though its reverse-path is null; then the null reverse-path alone. Then what
-#: may be refused aloud: a list's mail, spam, what cannot be read. The sender is asked last, of a message that all others let pass.
+#: may be refused aloud: a list's mail, spam, what cannot be read. The sender is asked last, of what all others let pass.
 ORDER: Final[tuple[tuple[str, Callable[[_Case], Answer]], ...]] = (
     ("role-address", _role_address),
     ("no-route", _no_route),

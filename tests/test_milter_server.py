@@ -544,8 +544,14 @@ NO_START: list[tuple[str, Callable[[Running], None], str]] = [
     ("no folder for the socket", no_folder, "install -d -o gatepost -g postfix -m 2710"),
     ("no store", no_store, "make it with: install -d"),
     ("port in use", port_taken, "cannot listen there"),
-    *([("root's store", roots_store, "does not run as root"),
-       ("root's folder for the socket", roots_folder, "may not make a socket in it: chown")] if os.geteuid() == 0 else []),
+    *(
+        [
+            ("root's store", roots_store, "does not run as root"),
+            ("root's folder for the socket", roots_folder, "may not make a socket in it: chown"),
+        ]
+        if os.geteuid() == 0
+        else []
+    ),
 ]
 
 

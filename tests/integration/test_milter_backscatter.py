@@ -86,7 +86,7 @@ def host(milter_tree: Environment) -> Iterator[MilterHost]:
     strict = "automatic: reject, loops: reject, bounces: reject, lists: reject, spam: reject, unauthenticated: accept"
     with DnsServer(ZONES) as dns, FaultyApp(secrets=[WEBHOOK_SECRET], behaviour="refuse") as refusing:
         routes = "".join(
-            f"  - name: {name}\n    address: \"{name}+%{{key}}@{DOMAIN}\"\n    keys: {{format: signed, secret: reply-keys}}\n"
+            f'  - name: {name}\n    address: "{name}+%{{key}}@{DOMAIN}"\n    keys: {{format: signed, secret: reply-keys}}\n'
             f"{more}    deliver: [{sink}]\n"
             for name, more, sink in (("strict", f"    screening: {{{strict}}}\n", "app"), ("closed", "", "closed"))
         )

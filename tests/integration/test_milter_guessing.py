@@ -54,7 +54,7 @@ def asked() -> Iterator[FaultyApp]:
 def host(milter_tree: Environment, asked: FaultyApp) -> Iterator[MilterHost]:
     """A host with a route of signed keys whose app is asked as well, and one of keys that only the app knows."""
     routes = "".join(
-        f"  - name: {name}\n    address: \"{name}+%{{key}}@{DOMAIN}\"\n"
+        f'  - name: {name}\n    address: "{name}+%{{key}}@{DOMAIN}"\n'
         f"    keys: {{{keys}, ask: '{asked.url('none-lives')}', ask_secret: app-webhook}}\n    deliver: [app]\n"
         for name, keys in (
             ("signed", "format: signed, secret: reply-keys, revoked: revoked"),

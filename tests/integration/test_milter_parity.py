@@ -46,7 +46,9 @@ HOST: Final = "in.example.com"
 #: A stranger's host, for a message that no Received field of ours stands on.
 STRANGER: Final = ("client.example.net", "unknown", "192.0.2.99")
 _TOP: Final = re.compile(rb"Received: [^\n]*\n(?:[ \t][^\n]*\n)*")
-_FROM: Final = re.compile(rb"Received: from (\S+) \((\S+) \[([0-9a-fA-F.:]+)\]\)\s(?:.*\s)?by in\.example\.com \(Postfix\)", re.DOTALL)
+_FROM: Final = re.compile(
+    rb"Received: from (\S+) \((\S+) \[([0-9a-fA-F.:]+)\]\)\s(?:.*\s)?by in\.example\.com \(Postfix\)", re.DOTALL
+)
 
 
 @dataclass(frozen=True)
@@ -217,5 +219,7 @@ def test_the_two_doors_are_two(judged: Both) -> None:
     assert len(refused) >= 30
     assert {judged["plain"][id_].said for id_ in refused} == {"250 2.0.0 Ok: queued"}
     assert Counter(bool(each.sha256) for each in judged["milter"].values())[True] >= 200
-    assert {each.said for each in refused.values()} <= {f"550 {RULES[each.rule].status} {RULES[each.rule].text}" for each in refused.values()}
+    assert {each.said for each in refused.values()} <= {
+        f"550 {RULES[each.rule].status} {RULES[each.rule].text}" for each in refused.values()
+    }
     assert not {id_ for id_, each in judged["plain"].items() if each.rule and each.said[0] == "5"}

@@ -37,7 +37,9 @@ ZONES: Final[dict[str, dict[str, list[str]] | str]] = {
     "_dmarc.silent.example.org": SILENT,
 }
 OTHERS: Final = "other.example.net"
-_STRICT: Final = "automatic: reject, loops: reject, bounces: reject, lists: reject, spam: reject, malformed: reject, unauthenticated: reject"
+_STRICT: Final = (
+    "automatic: reject, loops: reject, bounces: reject, lists: reject, spam: reject, malformed: reject, unauthenticated: reject"
+)
 _SOFT: Final = _STRICT.replace("reject", "discard")
 
 
@@ -233,7 +235,10 @@ def test_the_dead_keys_get_one_reply(host: MilterHost) -> None:
     """Unknown, forged, expired and revoked: byte for byte the same answer."""
     with session_of(host, STRANGER) as session:
         session.command("MAIL FROM:<person@example.org>")
-        said = {str(session.command(f"RCPT TO:<{address(host, 'reply', key)}>")) for key in ("unknown", "forged", "expired", "revoked")}
+        said = {
+            str(session.command(f"RCPT TO:<{address(host, 'reply', key)}>"))
+            for key in ("unknown", "forged", "expired", "revoked")
+        }
     assert said == {_NO_SUCH}
 
 
@@ -484,7 +489,13 @@ def test_twenty_messages_on_one_connection(host: MilterHost) -> None:
         lambda session: _say(session, "MAIL FROM:<x@example.org>", 250, "EHLO again.example.net", 250),
         lambda session: _say(session, "NOOP", 250, "HELP", 500),
     ]  # fmt: skip
-    kinds = [("open", "live", 250), ("strict", "live", 550), ("denies", "live", 250), ("reply", "expired", 0), ("soft", "live", 250)]
+    kinds = [
+        ("open", "live", 250),
+        ("strict", "live", 550),
+        ("denies", "live", 250),
+        ("reply", "expired", 0),
+        ("soft", "live", 250),
+    ]
     wanted = []
     with session_of(host, GOOD) as session:
         for number in range(20):
@@ -555,7 +566,10 @@ def test_a_milter_that_was_killed_and_others_mail(host: MilterHost) -> None:
     finally:
         host.milter.start()
     with session_of(host, STRANGER) as session:
-        assert str(session.message("person@example.org", [address(host, "reply", "unknown")], message()).recipients[0][1]) == _NO_SUCH
+        assert (
+            str(session.message("person@example.org", [address(host, "reply", "unknown")], message()).recipients[0][1])
+            == _NO_SUCH
+        )
     host.idle()
 
 

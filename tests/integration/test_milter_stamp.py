@@ -40,14 +40,16 @@ ZONES: Final = {
 def host(milter_tree: Environment) -> Iterator[MilterHost]:
     """One host, whose sender is authenticated by SPF and DMARC."""
     strict = (
-        f"  - name: strict\n    address: \"strict+%{{key}}@{DOMAIN}\"\n    keys: {{format: signed, secret: reply-keys}}\n"
+        f'  - name: strict\n    address: "strict+%{{key}}@{DOMAIN}"\n    keys: {{format: signed, secret: reply-keys}}\n'
         "    screening: {lists: reject}\n    deliver: [app]\n"
     )
     with DnsServer(ZONES) as dns, milter_host(milter_tree, more=strict + TIMING, milter=f"dns: ['{dns.address}']") as made:
         yield made
 
 
-def send(host: MilterHost, to: list[str], data: bytes, *, address: str = GOOD, sender: str = PERSON, door: str = "milter") -> Sent:
+def send(
+    host: MilterHost, to: list[str], data: bytes, *, address: str = GOOD, sender: str = PERSON, door: str = "milter"
+) -> Sent:
     """One message of that client's."""
     with host.session(door) as session:
         client(session, name="unknown", address=address, helo="h.good.example.org")
@@ -149,7 +151,9 @@ def test_a_judgement_is_kept_through_a_requeue(host: MilterHost) -> None:
     lines = {line.route: line for line in host.log(start) if not line.door and line.id}
     assert (lines["replies"].rule, lines["strict"].rule) == ("accepted", "list")
     assert sent.queue_id not in {line.queue_id for line in lines.values()}
-    assert (lines["strict"].action, [m.recipients for m in host.outbox.messages]) == ("reject", [(PERSON,)]), "SPF passed: one notice"
+    assert (lines["strict"].action, [m.recipients for m in host.outbox.messages]) == ("reject", [(PERSON,)]), (
+        "SPF passed: one notice"
+    )
 
 
 def test_another_name_and_another_family(milter_tree: Environment) -> None:
@@ -281,7 +285,7 @@ def test_a_copied_head_is_removed_while_the_milter_is_there(host: MilterHost, co
 # --- among other milters --------------------------------------------------------------------------------------------------
 
 #: A milter that adds a field at each of the places it is told: a number from the top, or "end".
-OTHER: Final = '''
+OTHER: Final = """
 import sys
 import Milter
 
@@ -298,7 +302,7 @@ class Other(Milter.Base):
 Milter.factory = Other
 Milter.set_flags(Milter.ADDHDRS)
 Milter.runmilter("other", sys.argv[1], 60)
-'''
+"""
 _R: Final = "Authentication-Results"
 CHAINS: Final = [
     ("before", "X-Other@0", "on top of Postfix's Received: ours goes above"),
