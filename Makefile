@@ -1,6 +1,6 @@
 # The verbs. Each makes what it needs first (demo/setup.sh); as root, or as a user with sudo.
 #
-#   make demo        real mail through a private Postfix to a small app, step by step; KEEP=1 leaves it running
+#   make demo        real mail through a private Postfix to a small app, with and without the milter; KEEP=1 leaves it running
 #   make demo-stop   ends what KEEP=1 left running
 #   make test        everything, a real Postfix included; ARGS="tests/test_x.py -k name" for a part
 #   make lint        ruff, mypy strict, yamllint, shell syntax
