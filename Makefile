@@ -1,10 +1,10 @@
 # The verbs. Each makes what it needs first (demo/setup.sh); as root, or as a user with sudo.
 #
-#   make demo        real mail through a private Postfix to a small app, step by step; KEEP=1 leaves it running
+#   make demo        real mail through a private Postfix to a small app, with and without the milter; KEEP=1 leaves it running
 #   make demo-stop   ends what KEEP=1 left running
 #   make test        everything, a real Postfix included; ARGS="tests/test_x.py -k name" for a part
 #   make lint        ruff, mypy strict, yamllint, shell syntax
-#   make bench       messages a second and hostile input; writes .bench/results.json
+#   make bench       messages a second, hostile input, key guessing; writes .bench/results.json
 
 PY := .venv/bin/python
 SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
@@ -39,5 +39,5 @@ lint:
 	@for script in demo/setup.sh .ci/run; do bash -n $$script || exit 1; done
 
 bench:
-	@demo/setup.sh demo
+	@demo/setup.sh bench
 	@$(AS_ROOT) $(PY) bench/run.py

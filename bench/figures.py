@@ -57,6 +57,39 @@ FIGURES: Final = (
     Figure("pipe_alone_maildir_ratio", "Maildir against the no-op", aim="at least", limit=0.12),
     Figure("pipe_alone_maildir_ratio_lowest", "the same, worst round"),
     Figure("pipe_alone_maildir_ratio_highest", "the same, best round"),
+    # the milter
+    Figure("milter_rounds", "rounds of all doors, on new connections and then on kept ones"),
+    Figure("milter_messages", "messages in each round, for each door and kind of connection"),
+    *(
+        Figure(f"milter_{door}_{kind}_per_second", f"messages a second on {kind} connections, {what}", "/s")
+        for kind in ("new", "kept")
+        for door, what in (
+            ("none", "no milter"),
+            ("idle", "a pymilter that does nothing"),
+            ("ours", "gatepost, no DNS asked"),
+            ("checking", "gatepost, the sender authenticated"),
+            ("opendkim", "opendkim"),
+        )
+    ),
+    *(
+        figure
+        for kind in ("new", "kept")
+        for figure in (
+            Figure(f"milter_idle_ratio_{kind}", f"the one that does nothing against none, {kind} connections"),
+            Figure(f"milter_ratio_{kind}", "gatepost against the one that does nothing", aim="at least", limit=0.8),
+            Figure(f"milter_ratio_{kind}_lowest", "the same, worst round"),
+            Figure(f"milter_ratio_{kind}_highest", "the same, best round"),
+        )
+    ),
+    Figure("milter_memory_first_mb", "memory of the milter after 1,000 messages", "MB"),
+    Figure("milter_memory_last_mb", "memory of the milter after 20,000", "MB"),
+    Figure("milter_memory_growth_mb", "the difference", "MB", "at most", 5),
+    # key guessing
+    Figure("guesses", "refused keys of each of four kinds, timed in two ways"),
+    Figure("guess_inside_area", "how well two kinds are told apart: area under the curve", aim="at most", limit=0.55),
+    Figure("guess_inside_pair", "the pair that is told apart best, the slower one first"),
+    Figure("guess_socket_area", "the same by the answer to RCPT", aim="at most", limit=0.55),
+    Figure("guess_socket_pair", "that pair"),
     # one run
     Figure("start_noop_ms", "one run of the shell no-op", "ms"),
     Figure("start_bare_ms", "one start of `python -I` that does nothing", "ms"),

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import random
 import time
+from functools import partial
 from itertools import combinations
 from typing import TYPE_CHECKING, Final
 
+from bench.as_user import as_user
 from bench.guesses import KINDS
 from gatepost.config import load
 from gatepost.decision import Envelope
@@ -37,7 +39,7 @@ _RECIPIENTS: Final = 20
 def measure(doors: Doors, say: Callable[[str], None]) -> Results:
     """Both ways; of each the pair that is told apart best."""
     results: Results = {"guesses": GUESSES}
-    for way, times in (("inside", _inside(doors)), ("socket", _through_the_socket(doors))):
+    for way, times in (("inside", as_user(partial(_inside, doors))), ("socket", _through_the_socket(doors))):
         medians = {kind: sorted(each)[len(each) // 2] / 1e6 for kind, each in times.items()}
         say(f"  {way}: " + ", ".join(f"{kind} {median:.3f} ms" for kind, median in medians.items()))
         results[f"guess_{way}_area"], results[f"guess_{way}_pair"] = worst_pair(times)

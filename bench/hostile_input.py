@@ -121,7 +121,6 @@ def _memory(place: Place, large: dict[str, Path], to: str) -> Results:
 
     parser = {name: _peak_of_parser(place, path, to) for name, path in large.items()}
     script = as_user(
-        place,
         lambda: {name: run_once(place.arguments("webhook", f"4dHostile{name}"), str(path)) for name, path in large.items()},
     )
     results: Results = {}

@@ -91,7 +91,7 @@ class Place:
             made.mkdir()
             made.chmod(mode)
             os.chown(made, owner, account.pw_gid if owner else 0)
-        self.environment = make_environment(self.folder / "installed")
+        self.environment = make_environment(self.folder / "installed", milter=True)
         self._port = self._start_app()
         self.config = self.folder / "etc" / "gatepost.yml"
         self.config.write_text(_CONFIG.format(folder=self.folder, domain=DOMAIN, loopback=LOOPBACK, port=self._port))
@@ -191,11 +191,3 @@ class Place:
         """How many messages gatepost's own log says it accepted."""
         log = self.folder / "log" / "gatepost.log"
         return log.read_text().count(" action=accept ") if log.exists() else 0
-
-    def become_user(self) -> None:
-        """The rest of this process is user gatepost, as the pipe script is."""
-        account = pwd.getpwnam(USER)
-        os.setgroups([])
-        os.setgid(account.pw_gid)
-        os.setuid(account.pw_uid)
-        os.chdir("/")

@@ -58,7 +58,7 @@ def measure(place: Place, say: Callable[[str], None]) -> Results:
                 seconds[name].append(time.perf_counter() - started)
         return {f"start_{name}_ms": round(statistics.median(each[2:]) * 1e3, 2) for name, each in seconds.items()}
 
-    results = as_user(place, turns)
+    results = as_user(turns)
     say("  where the imports go (ms under -X importtime, which makes each a little slower):")
     for line in import_split(python, imports):
         say(f"    {line}")

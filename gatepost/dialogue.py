@@ -1,7 +1,7 @@
 """The one path before the queue: what a message's recipients are told while its client is still connected.
 
 Promises: the same rules as behind the queue (policy), each recipient for itself; at RCPT nothing is written and no limit is
-counted; at the end of a message each recipient is judged and counted once, and what was judged is on the disk before the
+counted; at the end of a message each recipient is judged and counted once, and what was judged is in the store before the
 answer is given, under a token that only the stamp in the message names. Nothing of one recipient stands in the message. Every
 fault of ours is a deferral: nothing leaves here as an exception.
 Never: hands over, parks or answers a message: it goes on through Postfix's queue to the door behind it.
@@ -12,10 +12,10 @@ from __future__ import annotations
 import os
 import time
 
-from gatepost import policy, stamp
+from gatepost import consequences, policy, stamp
 from gatepost.ask import DEADLINE as ASK_DEADLINE
 from gatepost.ask import Asker
-from gatepost.decision import Envelope, rule_decision
+from gatepost.decision import Envelope, Sender, rule_decision
 from gatepost.errors import GatepostError
 from gatepost.frozen import freeze
 from gatepost.gateway import counters, delivery_id, facts_for, question
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from typing import Final
 
     from gatepost.authentication import Authenticator
-    from gatepost.decision import Action, Decision, Sender
+    from gatepost.decision import Action, Decision
     from gatepost.mail.message import Message
-    from gatepost.settings import MilterSettings, Settings
+    from gatepost.settings import MilterSettings, ParserLimits, Settings
     from gatepost.stores.ledger import Limited
 
 __all__ = ["Arrived", "Dialogue", "Ending"]
@@ -104,9 +104,10 @@ class Dialogue:
         self.settings = settings
         self.milter: MilterSettings = settings.milter
         self.now = now
-        self._authenticator = authenticator or _authenticator(settings.milter)
+        self._authenticator = authenticator or _authenticator(settings.milter, settings.parser)
         self._asker = asker or Asker(now=now)
-        self._ledgers = Ledgers(settings.store)
+        # Not synced: a power cut takes judgements back, and the door behind the queue makes them again.
+        self._ledgers = Ledgers(settings.store, synced=False)
 
     def close(self) -> None:
         """Lets go of the store."""
@@ -133,7 +134,7 @@ class Dialogue:
     def _recipient(self, envelope: Envelope) -> Decision:
         settings, started = self.settings, self.now()
         facts = facts_for(envelope, settings, started)
-        decision = policy.at_recipient(envelope, settings, facts)
+        decision = policy.at_recipient(envelope, settings, facts, traced=False)
         if decision.rule in ("no-route", "role-address"):
             return rule_decision("accept", "accepted", detail=decision.detail)
         until = time.monotonic() + ASK_DEADLINE
@@ -147,7 +148,7 @@ class Dialogue:
             full = ledger.room(counted, now=started, lease=settings.timing.lease)
         if full is not None and decision.action == "accept":
             until, limit = full
-            return policy.over_limit(limit, until, verdict=decision, now=started)
+            return consequences.over_limit(limit, until, verdict=decision, now=started)
         return decision
 
     def _ask_the_app(
@@ -161,9 +162,9 @@ class Dialogue:
         answer = self._asker.alive(asked, deadline=until)
         facts = facts.replace(alive=answer.alive)
         if not message.raw:
-            decided = policy.at_recipient(envelope, self.settings, facts)
+            decided = policy.at_recipient(envelope, self.settings, facts, traced=False)
         else:
-            decided = policy.decide(envelope, message, self.settings, facts)
+            decided = policy.decide(envelope, message, self.settings, facts, traced=False)
         return decided.replace(detail=answer.detail) if decided.rule == "ask-unavailable" else decided
 
     def _end(self, arrived: Arrived) -> Ending:
@@ -176,7 +177,7 @@ class Dialogue:
         message = parse(_received(arrived) + raw, self.settings.parser)
         until = time.monotonic() + _ASKING
         judged = [self._judge(to, arrived, message, sender, until) for to in _once(arrived.recipients)]
-        action = policy.together(tuple(each.decision for each in judged), others=arrived.others)
+        action = consequences.together(tuple(each.decision for each in judged), others=arrived.others)
         if action != "accept":
             return self._answered(action, judged)
         token = os.urandom(_TOKEN).hex()
@@ -205,26 +206,29 @@ class Dialogue:
             )  # fmt: skip
         full = {each.id: each for each in limited}
         judged = [self._limited(each, full.get(ids[each.to])) for each in judged]
-        action = policy.together(tuple(each.decision for each in judged), others=arrived.others)
+        action = consequences.together(tuple(each.decision for each in judged), others=arrived.others)
         if action != "accept":
             return self._answered(action, judged)
         gone = [each for each in judged if each.decision.action == "discard"]
+        forms = {_form(each.to) for each in gone}
         return Ending(
             action="accept",
             decision=rule_decision("accept", "accepted"),
-            delete=tuple(to for to in arrived.recipients if _form(to) in {_form(each.to) for each in gone}),
+            delete=tuple(to for to in arrived.recipients if _form(to) in forms),
             insert=((stamp.FIELD, value), (stamp.RESULTS, results)),
             remove=claims,
             lines=tuple((masked(each.to, self.settings), each.decision, ids[each.to]) for each in gone),
         )
 
     def _authenticate(self, arrived: Arrived, raw: bytes) -> tuple[Sender | None, str]:
-        """Who the sender is, None where nothing was checked, and the value of the results field.
+        """Who the sender is, None where the client is one of the trusted hosts, and the value of the results field.
 
-        A client that is one of the trusted hosts brings others' mail: its own results count, and SPF would only name it.
+        Such a client brings others' mail: its own results count, and SPF would only name it.
         """
-        if self._authenticator is None or arrived.client_name.lower().removesuffix(".") in self.settings.trusted:
+        if arrived.client_name.lower().removesuffix(".") in self.settings.trusted:
             return None, f"{self.milter.authserv_id}; none"
+        if self._authenticator is None:  # nobody asked, and nobody whom we trust has had the message: not even if it says so
+            return Sender(), f"{self.milter.authserv_id}; none"
         from gatepost.authentication import Mail, results_value
 
         mail = Mail(
@@ -239,14 +243,14 @@ class Dialogue:
             helo=arrived.helo,
         )  # fmt: skip
         facts = facts_for(envelope, self.settings, self.now()).replace(sender=sender, direct=sender is not None)
-        decision = policy.decide(envelope, message, self.settings, facts)
+        decision = policy.decide(envelope, message, self.settings, facts, traced=False)
         decision = self._ask_the_app(decision, envelope, message, facts, until)
         return _Judgement(to=to, envelope=envelope, decision=decision)
 
     def _limited(self, judged: _Judgement, full: Limited | None) -> _Judgement:
         if full is None:
             return judged
-        decision = policy.over_limit(full.limit, full.until, verdict=judged.decision, now=self.now())
+        decision = consequences.over_limit(full.limit, full.until, verdict=judged.decision, now=self.now())
         return judged.replace(decision=decision)
 
     def _answered(self, action: Action, judged: list[_Judgement]) -> Ending:
@@ -260,12 +264,13 @@ class Dialogue:
         return Ending(action=decision.action, decision=decision, lines=lines)
 
 
-def _authenticator(milter: MilterSettings) -> Authenticator | None:
+def _authenticator(milter: MilterSettings, limits: ParserLimits) -> Authenticator | None:
+    """`limits`: those of the rules, or the two would read two senders out of one From."""
     if not milter.authenticate:
         return None
     from gatepost.authentication import Authenticator, Resolver
 
-    return Authenticator(Resolver(milter.dns), methods=milter.authenticate, authserv_id=milter.authserv_id)
+    return Authenticator(Resolver(milter.dns), methods=milter.authenticate, authserv_id=milter.authserv_id, limits=limits)
 
 
 def _received(arrived: Arrived) -> bytes:

@@ -8,9 +8,10 @@ Never: spools; retries by itself (Postfix's queue does); chooses (policy does).
 
 from __future__ import annotations
 
+import os
 import time
 
-from gatepost import log, policy
+from gatepost import consequences, log, policy
 from gatepost.decision import Decision, Envelope, rule_decision
 from gatepost.digest import same, sha256
 from gatepost.errors import GatepostError, ParkedFullError, StoreError
@@ -108,6 +109,25 @@ def first_seen(envelope: Envelope, claimed: float, now: float) -> float:
     return min(known, default=now)
 
 
+#: Path -> what tells one state of a file from another, and its content then: a process that lives on is asked at each RCPT.
+_held: dict[str, tuple[tuple[int, ...], bytes]] = {}
+
+
+def _content(path: str, limit: int = -1) -> bytes:
+    """A file as it stands now, at most `limit` bytes (-1: all), read again only once it has changed. Raises OSError."""
+    with open(path, "rb") as file:
+        status = os.fstat(file.fileno())
+        mark = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        held = _held.get(path)
+        if held is not None and held[0] == mark:
+            return held[1]
+        # Not `read(limit)`: a buffer of the largest size would be made for the smallest file.
+        content = file.read(limit if status.st_size >= limit >= 0 else -1)
+        if status.st_size:  # else a pipe, or a file of /proc: it has no state that could be told
+            _held[path] = (mark, content)
+        return content
+
+
 def read_revoked(route: Route | None) -> bytes:
     """The route's `revoked:` file as it stands now; none is revoked before `gatepost key revoke` makes the file.
 
@@ -116,8 +136,7 @@ def read_revoked(route: Route | None) -> bytes:
     if route is None or route.keys is None or not route.keys.revoked:
         return b""
     try:
-        with open(route.keys.revoked, "rb") as file:
-            content = file.read(_REVOKED_BYTES + 1)
+        content = _content(route.keys.revoked, _REVOKED_BYTES + 1)
     except FileNotFoundError:
         return b""
     except OSError as error:
@@ -134,8 +153,7 @@ def read_list(route: Route | None) -> bytes:
     if route is None or route.keys is None or not route.keys.file:
         return b""
     try:
-        with open(route.keys.file, "rb") as file:
-            return file.read()
+        return _content(route.keys.file)
     except OSError as error:
         raise GatepostError(f"{route.keys.file}: {error.strerror}: the route's list of keys must be there") from error
 
@@ -245,16 +263,20 @@ class Gateway:
         id_ = delivery_id(host_id, envelope, message, seen.token if seen is not None else "")
         facts = facts_for(envelope, settings, started)
         if seen is not None:
-            facts = facts.replace(sender=seen.sender, direct=seen.sender is not None)
+            # What DNS left open stays open: nobody asks again, so a deferral would end in nothing but give_up_after.
+            known = seen.sender.replace(temporary=False) if seen.sender is not None else None
+            facts = facts.replace(sender=known, direct=known is not None)
+        elif settings.milter is not None:
+            facts = facts.replace(unseen=True)
         facts = self._ask_the_app(envelope, message, facts, id_, deadline)
-        verdict = policy.decide(envelope, message, settings, facts)
+        verdict = policy.decide(envelope, message, settings, facts, traced=False)
         still_whole()
         claim = self._claim(id_, envelope, verdict, started, counters(envelope, message, settings, verdict))
         if claim.state in ("limited", "waiting"):
             if claim.state == "limited":
-                verdict = policy.over_limit(claim.limit, claim.until, verdict=verdict, now=started)
+                verdict = consequences.over_limit(claim.limit, claim.until, verdict=verdict, now=started)
             waited = first_seen(envelope, claim.first_seen, started)
-            verdict = policy.waiting(verdict, first_seen=waited, settings=settings, now=started)
+            verdict = consequences.waiting(verdict, first_seen=waited, settings=settings, now=started)
             if verdict.action == "defer":
                 return Receipt(decision=verdict, id=id_, attempt=claim.attempts)
             claim = self._claim(id_, envelope, verdict, started, ())  # given up: asks no limit, counts in none
@@ -264,8 +286,8 @@ class Gateway:
         if claim.state == "done":
             return Receipt(decision=_thaw(claim.outcome).replace(detail=""), id=id_, attempt=claim.attempts, already=True)
         if claim.judgement != freeze(verdict):  # an earlier run's, or the milter's: judged once
-            verdict = _thaw(claim.judgement).replace(trace=verdict.trace)
-        return self._carry_out(_Job(id_, claim, envelope, message, facts, verdict, seen), deadline, still_whole)
+            verdict = _thaw(claim.judgement)
+        return self._carry_out(_Job(id_, claim, envelope, message, verdict, seen), deadline, still_whole)
 
     def _stamp(self, ledger: Ledger, envelope: Envelope, message: Message) -> Stamp | None:
         """What the milter saw of this message, where it has seen it; under another queue ID, only what it has recorded."""
@@ -319,7 +341,7 @@ class Gateway:
             sink, decision = self._hand_over(job, deadline)
         else:
             decision = job.verdict
-        decision = policy.behind_queue(decision, self.settings, job.facts, job.envelope)
+        decision = consequences.behind_queue(decision, self.settings, job.envelope)
         if decision.action == "park":
             decision = self._park(job, decision)
         receipt = Receipt(decision=decision, id=job.id, sink=sink, attempt=job.claim.attempts)
@@ -341,7 +363,7 @@ class Gateway:
             name = route.deliver[0]
             outcome = self._deliver(job, name, deadline)
             outcome_kind, detail, text = outcome.kind, outcome.detail, outcome.text
-        decision = policy.after_handover(
+        decision = consequences.after_handover(
             outcome_kind,
             detail=without_key(detail, job.verdict.key),
             text=text,
@@ -355,6 +377,8 @@ class Gateway:
 
     def _deliver(self, job: _Job, sink: str, deadline: float) -> Outcome:
         hosts = passage(job.envelope, job.message, self.settings.trusted, self.settings.parser.received).hosts
+        if self.settings.milter is not None:  # whose results need not stand under this host's own name
+            hosts = (*hosts, self.settings.milter.authserv_id)
         delivery = Delivery(
             id=job.id,
             received_at=int(job.claim.first_seen),
@@ -373,12 +397,12 @@ class Gateway:
     def _park(self, job: _Job, decision: Decision) -> Decision:
         """Puts the message aside; a refused head that finds no room is discarded, for a deferral would end as a bounce."""
         parked = self._parked()
-        headers_only = policy.keeps_headers_only(decision.rule)
+        headers_only = consequences.keeps_headers_only(decision.rule)
         meta = {
             "rule": decision.rule,
             "reason": decision.detail,
             "route": job.verdict.route,
-            "kind": policy.parked_kind(decision.rule),
+            "kind": consequences.parked_kind(decision.rule),
             "queue_id": job.envelope.queue_id,
             "sender": job.envelope.sender,
             "recipient": job.envelope.recipient,
@@ -444,7 +468,7 @@ class Gateway:
             message = parse(raw, self.settings.parser)
             with self._ledgers.ledger() as ledger:
                 seen = self._stamp(ledger, envelope, message)
-            job = _Job(id_, claim, envelope, message, policy.Facts(now=self.now()), verdict, seen)
+            job = _Job(id_, claim, envelope, message, verdict, seen)
             if self.settings.route(verdict.route) is None:
                 raise StoreError(f"no route {verdict.route!r} is configured now: name one with --route")
             sink, decision = self._hand_over(job, deadline)
@@ -457,11 +481,10 @@ class _Job:
     """One claimed message on its way: what every step needs."""
 
     def __init__(
-        self, id_: str, claim: Claim, envelope: Envelope, message: Message, facts: policy.Facts, verdict: Decision,
-        seen: Stamp | None,
+        self, id_: str, claim: Claim, envelope: Envelope, message: Message, verdict: Decision, seen: Stamp | None
     ) -> None:  # fmt: skip
         self.id, self.claim, self.envelope = id_, claim, envelope
-        self.message, self.facts, self.verdict, self.seen = message, facts, verdict, seen
+        self.message, self.verdict, self.seen = message, verdict, seen
 
 
 def _results(seen: Stamp | None) -> AuthenticationResults | None:
@@ -475,7 +498,7 @@ def _results(seen: Stamp | None) -> AuthenticationResults | None:
 
 def _kept(decision: Decision) -> Decision:
     """What the ledger keeps of a message that is done: enough to give the same answer again, no key, nothing a sender wrote."""
-    return decision.replace(key=None, thread=None, findings=(), trace=(), detail="")
+    return decision.replace(key=None, thread=None, findings=(), detail="")
 
 
 def _thaw(text: str) -> Decision:

@@ -12,7 +12,7 @@ from gatepost.decision import RULES, Decision, Finding, Key, Sender, Step, Threa
 from gatepost.keys.keyring import check
 from gatepost.keys.outgoing import domain_of
 from gatepost.keys.reply_ids import key_of, readings
-from gatepost.keys.signed import day_text, owner_matches
+from gatepost.keys.signed import owner_matches
 from gatepost.mail.address import compile_pattern
 from gatepost.mail.message import parse
 from gatepost.mail.recipient import NEVER_A_KEY, is_role, recipient
@@ -39,18 +39,11 @@ if TYPE_CHECKING:
 __all__ = [
     "ORDER",
     "Facts",
-    "after_handover",
     "at_recipient",
-    "behind_queue",
     "decide",
-    "keeps_headers_only",
     "key_domains",
     "key_to_ask",
-    "over_limit",
-    "parked_kind",
     "route_for",
-    "together",
-    "waiting",
 ]
 
 
@@ -59,8 +52,9 @@ class Facts(Value):
 
     `sender`: what our own checks found, None where there were none; where they found nothing, what trusted hosts wrote into the
     message counts. `direct`: the client was none of the trusted hosts, whatever the message says of its way; nor does it count
-    then what the message says of its sender. `alive`: what the app answered of the key that `key_to_ask` names, "" where it was
-    not asked.
+    then what the message says of its sender. `unseen`: the milter should have seen the message and has not, so that a stranger
+    may have written in it what a trusted host would: that counts only against the sender. `alive`: what the app answered of the
+    key that `key_to_ask` names, "" where it was not asked.
     """
 
     now: float
@@ -68,6 +62,7 @@ class Facts(Value):
     listed: bytes = b""
     sender: Sender | None = None
     direct: bool = False
+    unseen: bool = False
     alive: Alive = ""
 
 
@@ -116,7 +111,8 @@ class _Case:
             )  # fmt: skip
             # All that a direct client's message says of its sender is the client's own word: no trusted host has seen it.
             names = () if facts.direct else _believed_names(settings)
-            self._seen = findings, self._ask_sender(sender.verdict(message, believed, names, envelope))
+            written = sender.verdict(message, believed, names, envelope)
+            self._seen = findings, self._ask_sender(_at_worst(written) if facts.unseen else written)
         return self._seen
 
     def _ask_sender(self, written: Sender) -> Sender:
@@ -223,6 +219,11 @@ class _Case:
         return Key(raw=raw or "", subject=self.judged.subject, options=self.judged.options, kind=self.judged.kind)
 
 
+def _at_worst(written: Sender) -> Sender:
+    """What a message says of its sender that a stranger may have written: it counts where it speaks against him."""
+    return Sender(verified="no", by=written.by) if written.verified == "no" else Sender()
+
+
 def _believed_names(settings: Settings) -> tuple[str, ...]:
     """The authserv-ids whose written results count. Our own milter's count by its stamp alone (`Facts.sender`)."""
     own = settings.milter.authserv_id if settings.milter is not None else ""
@@ -290,8 +291,7 @@ def _unanswered(case: _Case) -> Answer:
 
 
 def _expiry(verdict: KeyVerdict) -> str:
-    days = verdict.signed.expires
-    return "its last day has passed" if days is None else f"its last day was {day_text(days)}"
+    return f"its last day was {verdict.last_day}" if verdict.last_day else "its last day has passed"
 
 
 def _screened(
@@ -422,20 +422,20 @@ def _accepted(_case: _Case) -> Answer:
     return "accept", "no rule before applied"
 
 
-#: What runs, and why in this order. People's role addresses come before everything. Then what is wrong with the recipient:
-#: it costs least and says least; then who may not write at all. So far goes what can be said at RCPT. A loop is stopped before
-#: its kind is asked. A report is a bounce even if it calls itself auto-replied; a vacation reply is automatic even though its
-#: reverse-path is null; then the null reverse-path alone. Then what may be refused aloud: a list's mail, spam, what cannot be
-#: read. The sender is asked last, of a message that everything else would let pass.
+#: What runs, and why in this order. People's role addresses come before everything. Then who may not write at all, before a key
+#: is looked at: whoever is denied learns nothing of keys. Then what is wrong with the recipient: it costs least and says least.
+#: So far goes what can be said at RCPT. A loop is stopped before its kind is asked. A report is a bounce even if it says it is
+#: auto-replied; a vacation reply is automatic even though its reverse-path is null; then the null reverse-path alone. Then what
+#: may be refused aloud: a list's mail, spam, what cannot be read. The sender is asked last, of what all others let pass.
 ORDER: Final[tuple[tuple[str, Callable[[_Case], Answer]], ...]] = (
     ("role-address", _role_address),
     ("no-route", _no_route),
+    ("sender-denied", _denied),
     ("key-unknown", _unknown_key),
     ("key-forged", _key_rule("forged", lambda _: "no secret of this route made it, for this domain")),
     ("key-expired", _key_rule("expired", _expiry)),
     ("key-revoked", _key_rule("revoked", lambda _: "the route's revoked: file names it")),
     ("ask-unavailable", _unanswered),
-    ("sender-denied", _denied),
     ("loop", _loop),
     ("bounce", _bounce),
     ("automatic", _automatic),
@@ -453,22 +453,25 @@ ORDER: Final[tuple[tuple[str, Callable[[_Case], Answer]], ...]] = (
 
 
 #: The rules that need no message: what can be said at RCPT.
-_AT_RECIPIENT: Final = frozenset(slug for slug, _ in ORDER[: [slug for slug, _ in ORDER].index("loop")])
+_AT_RECIPIENT: Final = (*ORDER[: [slug for slug, _ in ORDER].index("loop")], ORDER[-1])
 
 
-def decide(envelope: Envelope, message: Message, settings: Settings, facts: Facts) -> Decision:
-    """The verdict on this message for this recipient, with its trace. Total: every message gets one."""
+def decide(envelope: Envelope, message: Message, settings: Settings, facts: Facts, *, traced: bool = True) -> Decision:
+    """The verdict on this message for this recipient. Total: every message gets one.
+
+    `traced`: with its trace, which says of every rule whether it applied; a door has no use for it.
+    """
     case = _Case(envelope, message, settings, facts)
-    return _judged(case, ORDER).replace(findings=case.findings + _flagged(case), sender=case.sender)
+    return _judged(case, ORDER, traced=traced).replace(findings=case.findings + _flagged(case), sender=case.sender)
 
 
-def at_recipient(envelope: Envelope, settings: Settings, facts: Facts) -> Decision:
+def at_recipient(envelope: Envelope, settings: Settings, facts: Facts, *, traced: bool = True) -> Decision:
     """What can be said of a recipient before the message is there: the same rules, as far as they need none.
 
     no-route is a reject here too; at RCPT that recipient is not ours, and the door leaves it to Postfix.
     """
     case = _Case(envelope, parse(b"", settings.parser), settings, facts)
-    return _judged(case, tuple(each for each in ORDER if each[0] in _AT_RECIPIENT or each[0] == "accepted"))
+    return _judged(case, _AT_RECIPIENT, traced=traced)
 
 
 def key_to_ask(envelope: Envelope, message: Message, settings: Settings, facts: Facts) -> Key | None:
@@ -476,19 +479,23 @@ def key_to_ask(envelope: Envelope, message: Message, settings: Settings, facts: 
     route, _ = route_for(recipient(envelope.recipient), settings)
     if route is None or route.keys is None or route.keys.ask is None:
         return None
-    return _Case(envelope, message, settings, facts.replace(alive="")).asked()
+    case = _Case(envelope, message, settings, facts.replace(alive=""))
+    return None if _denied(case)[0] else case.asked()
 
 
-def _judged(case: _Case, rules: tuple[tuple[str, Callable[[_Case], Answer]], ...]) -> Decision:
+def _judged(case: _Case, rules: tuple[tuple[str, Callable[[_Case], Answer]], ...], *, traced: bool) -> Decision:
     action: Action = "accept"
     decided = detail = ""
     trace = []
     for slug, rule in rules:
         if decided:
+            if not traced:
+                break
             trace.append(Step(rule=slug, applied=False, evidence=f"not asked: {decided} decided"))
             continue
         answer, evidence = rule(case)
-        trace.append(Step(rule=slug, applied=answer is not None, evidence=evidence))
+        if traced:
+            trace.append(Step(rule=slug, applied=answer is not None, evidence=evidence))
         if answer is not None:
             action, decided, detail = answer, slug, evidence
     return rule_decision(action, decided, detail=detail, route=case.route.name if case.route else "").replace(
@@ -504,102 +511,3 @@ def _flagged(case: _Case) -> tuple[Finding, ...]:
         if slug:
             found.append(Finding(slug=slug, family="sender", evidence=RULES[slug].meaning))
     return tuple(found)
-
-
-#: Machines get no answer, whatever after_queue says (RFC 3834 2; a bounce to a bounce is a loop).
-_NEVER_ANSWERED: Final = ("loop", "bounce", "automatic", "null-sender")
-#: A refused key says little about its message, and a guesser must not fill the disk.
-_HEADERS_ONLY: Final = ("key-unknown", "key-forged", "key-expired", "key-revoked")
-
-
-def behind_queue(decision: Decision, settings: Settings, facts: Facts, envelope: Envelope) -> Decision:
-    """What a refusal becomes behind the queue, where it would be a bounce (design: "Refuse early, or refuse nobody").
-
-    Only a reject changes: to a discard for what a machine sent; otherwise as `after_queue` says, where bounce-verified stays a
-    reject only if SPF passed for the MAIL FROM domain itself and MAIL FROM is not null.
-    """
-    if decision.action != "reject":
-        return decision
-    machine = decision.rule in _NEVER_ANSWERED
-    how = settings.after_queue
-    if how == "bounce-verified":
-        verified = (facts.sender is not None and facts.sender.mail_from_verified) or decision.sender.mail_from_verified
-        how = "bounce" if verified else "discard" if machine else "park"
-    if how != "bounce":
-        return decision.replace(action=how)
-    if machine:
-        return decision.replace(action="discard")
-    # RFC 5321 4.5.5: nothing can be sent to the null reverse-path.
-    return decision if envelope.sender not in ("", "<>") else decision.replace(action="park")
-
-
-def together(decisions: tuple[Decision, ...], *, others: bool) -> Action:
-    """What the one answer at the end of a message says, for all its recipients (RFC 5321 4.2.5: it is one for all).
-
-    `others`: Postfix has accepted recipients that are not ours. reject and discard only where that is every recipient's
-    decision; defer where nobody's is to have the message and somebody's must be asked again. Otherwise accept: each goes its
-    own way behind the queue, and who discards is deleted from the envelope.
-    """
-    actions = {decision.action for decision in decisions}
-    if others or not actions or not actions.isdisjoint(("accept", "park")):
-        return "accept"
-    if "defer" in actions:
-        return "defer"
-    return "accept" if len(actions) > 1 else next(iter(actions))
-
-
-def keeps_headers_only(rule: str) -> bool:
-    """Is a message parked under this rule parked without its body?"""
-    return rule in _HEADERS_ONLY
-
-
-def parked_kind(rule: str) -> Literal["refused", "screened", "kept"]:
-    """Which parked mail is dropped first at the cap: what was refused, then what was screened out; the rest is kept.
-
-    What was accepted and could not be handed over, and mail for postmaster@ or abuse@, is never dropped by itself.
-    """
-    if rule in _HEADERS_ONLY or rule in ("no-route", "app-refused"):
-        return "refused"
-    return "kept" if rule in ("gave-up", "app-cannot-take", "role-address") else "screened"
-
-
-#: How often a sink may say that it cannot take a message before the message is parked for a person.
-CANNOT_TAKE_TRIES: Final = 3
-
-
-def over_limit(limit: str, until: float, *, verdict: Decision, now: float) -> Decision:
-    """The decision on an accepted message for which a limit has no room.
-
-    `limit`: which one is full, as the configuration writes it; `until`: when it has room (Unix seconds).
-    """
-    made = rule_decision("defer", "limit", detail=f"{limit}, room in {max(0, until - now):.0f}s", route=verdict.route)
-    return made.replace(
-        key=verdict.key, thread=verdict.thread, findings=verdict.findings, sender=verdict.sender, trace=verdict.trace
-    )
-
-
-def waiting(verdict: Decision, *, first_seen: float, settings: Settings, now: float) -> Decision:
-    """What becomes of a deferral behind the queue: the message stays there, or is parked before Postfix would bounce it."""
-    if verdict.action == "defer" and now - first_seen > settings.timing.give_up_after:
-        gave_up = rule_decision("park", "gave-up", detail=f"{verdict.rule}: {verdict.detail}", route=verdict.route)
-        return verdict.replace(action="park", rule="gave-up", status=gave_up.status, text=gave_up.text, detail=gave_up.detail)
-    return verdict
-
-
-def after_handover(kind: str, *, detail: str, text: str, cannot_take: int, first_seen: float, settings: Settings,
-                   now: float) -> Decision:  # fmt: skip
-    """The decision that a sink's answer makes of an accepted message.
-
-    `cannot_take`: how often a sink has said so, this time included. `first_seen` and `now`: Unix seconds.
-    """
-    if kind == "delivered":
-        return rule_decision("accept", "accepted", detail=detail)
-    if kind == "refused":
-        refusal = rule_decision("reject", "app-refused", detail=detail)
-        return refusal.replace(text=text or refusal.text)
-    if kind == "cannot-take" and cannot_take >= CANNOT_TAKE_TRIES:
-        return rule_decision("park", "app-cannot-take", detail=detail)
-    if now - first_seen > settings.timing.give_up_after:
-        return rule_decision("park", "gave-up", detail=detail)
-    rules = {"cannot-take": "app-cannot-take", "misconfigured": "app-misconfigured"}
-    return rule_decision("defer", rules.get(kind, "app-unavailable"), detail=detail)

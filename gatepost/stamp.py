@@ -39,6 +39,8 @@ _NAMES: Final = ("v", "t", "q", "c", "s", "m", "b")
 _TOKEN_DIGITS: Final = 32
 _MAC_DIGITS: Final = 64
 _HEX: Final = frozenset("0123456789abcdef")
+#: Empty lines are taken off so many at a time: a stranger may send millions.
+_MANY_LINES: Final = b"\r\n" * 4_096
 #: Longer than any that `write` makes: queue IDs have up to 20 octets, addresses 45.
 _LONGEST: Final = 400
 #: Fields that may stand between the two: a milter behind ours that inserts at place 1 (OpenDKIM, OpenDMARC) puts its own there.
@@ -66,8 +68,9 @@ def content_hash(message: Message) -> str:
     are left out: Postfix may add one to a message that has none.
     """
     start, end = message.headers.body_start, len(message.raw)
-    while end - 2 >= start and message.raw.endswith(b"\r\n", start, end):
-        end -= 2
+    for lines in (_MANY_LINES, b"\r\n"):
+        while end - start >= len(lines) and message.raw.endswith(lines, start, end):
+            end -= len(lines)
     written = [b" ".join(field.value.split()) for field in message.headers.all("from")]
     return sha256(*(b"%b\n" % each for each in written), b"\n", memoryview(message.raw)[start:end]).hex()
 

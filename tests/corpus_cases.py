@@ -120,7 +120,7 @@ class Case:
     """One row of a cases.yml, its keys filled in, and the bytes of its message.
 
     `raw`: as pipe(8) gives it but for the LF of flags=B. `finding`: the slugs of every family but parser and sender.
-    `behind`: the action after `policy.behind_queue`. `verified`, `mail_from`: of `Decision.sender`. `flags`: the parser's; None
+    `behind`: the action after `consequences.behind_queue`. `verified`, `mail_from`: of `Decision.sender`. `flags`: the parser's; None
     where the family does not ask. `alive`: what the app says of the key, "" where nobody asks it. `dns_silent`: our own checks
     asked DNS and had no answer; else there were none.
     """

@@ -3,7 +3,7 @@
 Promises: each call waits at most `timeout` seconds; a reply is expected where the milter did not say that it gives none.
 Never: hides what the milter answered: an answer is a value, a lost connection a ConnectionError.
 
-PyPI's miltertest knows neither SMFIC_QUIT_NC nor an abort in the middle of a body, and gives a refusal as an exception.
+Our own, because the tests need what no well-behaved MTA does: an abort in the middle of a body, SMFIC_QUIT_NC, MAIL twice.
 """
 
 from __future__ import annotations

@@ -48,7 +48,9 @@ class Key:
 def rsa_key(bits: int = 2048, number: int = 0) -> Key:
     """A key of that size; another one for each `number`."""
     private = rsa.generate_private_key(65537, bits)
-    return Key(private, private.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo))
+    return Key(
+        private, private.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    )
 
 
 @cache
@@ -62,7 +64,9 @@ def ed25519_key(number: int = 0) -> Key:
 def short_key(bits: int = 768) -> Key:
     """A key that no library makes any more; openssl does."""
     pem = subprocess.run(["openssl", "genrsa", "-traditional", str(bits)], capture_output=True, check=True, timeout=60).stdout
-    public = subprocess.run(["openssl", "rsa", "-pubout", "-outform", "DER"], input=pem, capture_output=True, check=True, timeout=60)
+    public = subprocess.run(
+        ["openssl", "rsa", "-pubout", "-outform", "DER"], input=pem, capture_output=True, check=True, timeout=60
+    )
     return Key(pem, public.stdout)
 
 
@@ -79,7 +83,12 @@ class _Collector:
 
 
 def sign(
-    message: bytes = MESSAGE, key: Key | None = None, *, domain: str = "example.org", selector: str = "s", field: str = "DKIM-Signature",
+    message: bytes = MESSAGE,
+    key: Key | None = None,
+    *,
+    domain: str = "example.org",
+    selector: str = "s",
+    field: str = "DKIM-Signature",
     **given: str | None,
 ) -> bytes:
     """The message with a signature on top. `given`: tags in place of the usual ones; None leaves one out."""
@@ -98,7 +107,9 @@ def sign(
     return _signed(headers, policy, tags, tags.get("h", ""), field, key) + message
 
 
-def _signed(headers: list[list[bytes]], policy: CanonicalizationPolicy, tags: dict[str, str], names: str, field: str, key: Key) -> bytes:
+def _signed(
+    headers: list[list[bytes]], policy: CanonicalizationPolicy, tags: dict[str, str], names: str, field: str, key: Key
+) -> bytes:
     value = " " + "; ".join(f"{name}={value}" for name, value in tags.items() if name != "b") + ";\r\n\tb="
     collector = _Collector()
     include = [name.strip().lower().encode("utf-8", "surrogateescape") for name in names.split(":")] if names else []
@@ -124,8 +135,16 @@ def arc_set(
     covered = []
     for number in range(1, instance + 1):
         for kind in (b"arc-authentication-results", b"arc-message-signature", b"arc-seal"):
-            covered += [each for each in headers if each[0].lower() == kind and f"i={number};".encode() in each[1].replace(b" ", b"")]
-    usual = {"i": str(instance), "cv": cv or ("pass" if instance > 1 else "none"), "a": f"{key.kind}-sha256", "d": domain, "s": selector}
+            covered += [
+                each for each in headers if each[0].lower() == kind and f"i={number};".encode() in each[1].replace(b" ", b"")
+            ]
+    usual = {
+        "i": str(instance),
+        "cv": cv or ("pass" if instance > 1 else "none"),
+        "a": f"{key.kind}-sha256",
+        "d": domain,
+        "s": selector,
+    }
     tags = {name: value for name, value in {**usual, **(seal or {})}.items() if value is not None}
     names = ":".join(each[0].decode() for each in covered)
     # dkimpy picks fields of one name from the bottom: the oldest set stands lowest, so order by set is kept

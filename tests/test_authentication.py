@@ -43,10 +43,14 @@ def server() -> Iterator[DnsServer]:
         yield running
 
 
-def check(server: DnsServer, raw: bytes, mail_from: str = "ann@example.org", *, helo: str = "h.example.org", seconds: float = 20.0) -> Checked:
+def check(
+    server: DnsServer, raw: bytes, mail_from: str = "ann@example.org", *, helo: str = "h.example.org", seconds: float = 20.0
+) -> Checked:
     """All methods."""
     judge = Authenticator(Resolver((server.address,)), authserv_id=US)
-    return judge.check(Mail(client_address=CLIENT, helo=helo, mail_from=mail_from, raw=raw), deadline=time.monotonic() + seconds)
+    return judge.check(
+        Mail(client_address=CLIENT, helo=helo, mail_from=mail_from, raw=raw), deadline=time.monotonic() + seconds
+    )
 
 
 def by(author: str) -> bytes:
@@ -57,12 +61,22 @@ def by(author: str) -> bytes:
 def test_a_message_as_it_should_be(server: DnsServer) -> None:
     """Every method passes, the sender and MAIL FROM are verified, and the field tells it."""
     found = check(server, arc_set(sign(), 1))
-    assert (found.spf.result, [each.result for each in found.dkim], found.dmarc.result, found.arc) == ("pass", ["pass"], "pass", "pass")
+    assert (found.spf.result, [each.result for each in found.dkim], found.dmarc.result, found.arc) == (
+        "pass",
+        ["pass"],
+        "pass",
+        "pass",
+    )
     assert (found.sender.verified, found.sender.by) == ("yes", f"dmarc {US}")
     assert (found.sender.mail_from_verified, found.sender.temporary) == (True, False)
     read = authentication_results(results_value(found, US).replace("\r\n", "").encode())
     assert read is not None
-    assert [(each.method, each.result) for each in read.results] == [("spf", "pass"), ("dkim", "pass"), ("dmarc", "pass"), ("arc", "pass")]
+    assert [(each.method, each.result) for each in read.results] == [
+        ("spf", "pass"),
+        ("dkim", "pass"),
+        ("dmarc", "pass"),
+        ("arc", "pass"),
+    ]
 
 
 def test_a_forgery_with_everything_of_the_attackers_own(server: DnsServer) -> None:
@@ -191,7 +205,9 @@ def test_work_ends(server: DnsServer, make: Callable[[], bytes], expected: list[
 
 def test_the_worst_message_asks_a_bounded_number_of_questions() -> None:
     """SPF with 110 look-ups, ten signatures, fifty seals, a deep From: not more than the number that is promised."""
-    zones: dict[str, dict[str, list[str]]] = {f"t{term}.wide.org": {"MX": [f"10 m{term}-{n}.wide.org" for n in range(10)]} for term in range(10)}
+    zones: dict[str, dict[str, list[str]]] = {
+        f"t{term}.wide.org": {"MX": [f"10 m{term}-{n}.wide.org" for n in range(10)]} for term in range(10)
+    }
     zones |= {f"m{term}-{n}.wide.org": {"A": ["198.51.100.9"]} for term in range(10) for n in range(10)}
     zones["wide.org"] = {"TXT": ["v=spf1 " + " ".join(f"mx:t{term}.wide.org" for term in range(10)) + " -all"]}
     zones |= {f"s{n}._domainkey.x{n}.a.b.c.d.e.f.g.wide.org": {"TXT": [rsa_key().record]} for n in range(1, 51)}
@@ -225,7 +241,9 @@ class Broken(Resolver):
 def test_our_own_fault_is_not_the_senders(server: DnsServer) -> None:
     """An exception that nobody foresaw leaves the sender unknown for now, and no method says fail."""
     judge = Authenticator(Broken((server.address,)), authserv_id=US)
-    found = judge.check(Mail(client_address=CLIENT, helo="h", mail_from="ann@example.org", raw=MESSAGE), deadline=time.monotonic() + 5)
+    found = judge.check(
+        Mail(client_address=CLIENT, helo="h", mail_from="ann@example.org", raw=MESSAGE), deadline=time.monotonic() + 5
+    )
     assert (found.sender.verified, found.sender.temporary) == ("unknown", True)
     assert (found.spf.result, found.dmarc.result, found.arc) == ("temperror", "temperror", "temperror")
 

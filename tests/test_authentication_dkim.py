@@ -243,7 +243,9 @@ WHITE = st.sampled_from([b" ", b"\t", b"\r\n", b"a", b"b:", b"\xc3\xa4", b"=", b
 @settings(max_examples=60, deadline=None)
 @given(body=st.lists(WHITE, max_size=40).map(b"".join), subject=st.lists(st.sampled_from([b" ", b"\t", b"x", b"\r\n "]), max_size=9),
        form=st.tuples(*[st.sampled_from([b"relaxed", b"simple"])] * 2))  # fmt: skip
-def test_what_another_program_signs_verifies(server: DnsServer, body: bytes, subject: list[bytes], form: tuple[bytes, bytes]) -> None:
+def test_what_another_program_signs_verifies(
+    server: DnsServer, body: bytes, subject: list[bytes], form: tuple[bytes, bytes]
+) -> None:
     """White space of every kind, in head and body: what dkimpy signs passes here, and one octet more in the body fails."""
     body += b"\r\n"  # as SMTP ends every message; without, RFC 6376 leaves white space at the very end open
     raw = other_program_signs(body, b"".join([b"x", *subject, b"x"]), form, rsa_key())

@@ -90,7 +90,9 @@ def check(server: DnsServer, author: str, mail_from: str = "x@nospf.example", si
         selector, _, domain = each.rpartition("/")
         raw = sign(raw, domain=domain, selector=selector or "s")
     judge = Authenticator(Resolver((server.address,)), methods=methods, authserv_id=US)
-    return judge.check(Mail(client_address="192.0.2.7", helo=helo, mail_from=mail_from, raw=raw), deadline=time.monotonic() + 20)
+    return judge.check(
+        Mail(client_address="192.0.2.7", helo=helo, mail_from=mail_from, raw=raw), deadline=time.monotonic() + 20
+    )
 
 
 N = "x@nospf.example"
@@ -179,7 +181,15 @@ ROWS = [
     [row[1:] for row in ROWS], ids=[row[0] for row in ROWS],
 )  # fmt: skip
 def test_dmarc_and_the_verdict(
-    server: DnsServer, author: str, mail_from: str, signers: str, result: str, policy: str, disposition: str, verified: str, by: str
+    server: DnsServer,
+    author: str,
+    mail_from: str,
+    signers: str,
+    result: str,
+    policy: str,
+    disposition: str,
+    verified: str,
+    by: str,
 ) -> None:
     """DMARC's result, the policy that applies, and the sender that follows; a star: DNS may say more later."""
     found = check(server, author, mail_from, signers, helo="example.org")

@@ -32,7 +32,9 @@ def read(checked: Checked) -> list[tuple[str, str, dict[str, str]]]:
 def test_every_method_is_told_with_its_properties() -> None:
     """SPF by MAIL FROM or HELO, each signature, DMARC with its policy, ARC."""
     dkim = (
-        DkimResult(result="fail", domain="example.net", selector="a.b", algorithm="rsa-sha256", start="AB+/cd=1", reason="key revoked"),
+        DkimResult(
+            result="fail", domain="example.net", selector="a.b", algorithm="rsa-sha256", start="AB+/cd=1", reason="key revoked"
+        ),
         DkimResult(result="pass", domain="example.org", selector="s", algorithm="ed25519-sha256", start="abcdefgh"),
     )
     checked = Checked(
@@ -77,7 +79,9 @@ WORD = st.sampled_from(["pass", "fail", "none", "temperror"])
 @given(domain=TEXT, selector=TEXT, start=TEXT, reason=TEXT, word=WORD, count=st.integers(0, 10))
 def test_no_text_gets_out_of_its_place(domain: str, selector: str, start: str, reason: str, word: str, count: int) -> None:
     """Whatever stood in the values, the field is ASCII, folded, bounded, and has the results that were put in and no more."""
-    dkim = (DkimResult(result=word, domain=domain, selector=selector, algorithm="rsa-sha256", start=start, reason=reason),) * count
+    dkim = (
+        DkimResult(result=word, domain=domain, selector=selector, algorithm="rsa-sha256", start=start, reason=reason),
+    ) * count
     checked = Checked(methods=ALL, spf=SpfResult(result=word, domain=domain, reason=reason), dkim=dkim,
                       dmarc=DmarcResult(result=word, from_domain=domain, policy=selector))  # fmt: skip
     value = results_value(checked, US)
@@ -90,7 +94,9 @@ def test_no_text_gets_out_of_its_place(domain: str, selector: str, start: str, r
 def test_the_longest_field_is_within_its_bound() -> None:
     """Ten signatures with the longest names that a domain and a selector can have."""
     name = ".".join(["a" * 63] * 3 + ["b" * 61])
-    each = DkimResult(result="permerror", domain=name, selector=name, algorithm="ed25519-sha256", start="+" * 8, reason="r" * 60)
+    each = DkimResult(
+        result="permerror", domain=name, selector=name, algorithm="ed25519-sha256", start="+" * 8, reason="r" * 60
+    )
     checked = Checked(methods=ALL, spf=SpfResult(result="temperror", domain=name), dkim=(each,) * 10,
                       dmarc=DmarcResult(result="temperror", from_domain=name, policy="quarantine", reason="r" * 60), arc="temperror")  # fmt: skip
     assert len(results_value(checked, US)) <= LONGEST

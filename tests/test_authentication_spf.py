@@ -176,9 +176,10 @@ def test_queries_of_threads_do_not_meet(server: DnsServer) -> None:
     """Eight threads with two resolvers that say opposite things: each gets its own answers, and pyspf's module stays as it was."""
     before = spf.DNSLookup
     results: set[tuple[str, str]] = set()
-    with DnsServer({"opposite.spf.example": {"TXT": ["v=spf1 +all"]}}) as yes, DnsServer(
-        {"opposite.spf.example": {"TXT": ["v=spf1 -all"]}}
-    ) as no:
+    with (
+        DnsServer({"opposite.spf.example": {"TXT": ["v=spf1 +all"]}}) as yes,
+        DnsServer({"opposite.spf.example": {"TXT": ["v=spf1 -all"]}}) as no,
+    ):
 
         def ask(which: DnsServer, label: str) -> None:
             for _ in range(20):
@@ -196,7 +197,9 @@ def test_queries_of_threads_do_not_meet(server: DnsServer) -> None:
 def test_the_work_of_one_record_is_bounded(server: DnsServer) -> None:
     """Ten mx terms with ten names each ask 111 questions and no more; the eleventh term is permerror before any."""
     zone = {f"m{term}-{n}.wide.example": {"A": ["192.0.2.1"]} for term in range(10) for n in range(10)}
-    zones: dict[str, dict[str, list[str]]] = {f"t{term}.wide.example": {"MX": [f"10 m{term}-{n}.wide.example" for n in range(10)]} for term in range(10)}
+    zones: dict[str, dict[str, list[str]]] = {
+        f"t{term}.wide.example": {"MX": [f"10 m{term}-{n}.wide.example" for n in range(10)]} for term in range(10)
+    }
     zones |= zone
     zones["wide.example"] = {"TXT": ["v=spf1 " + " ".join(f"mx:t{term}.wide.example" for term in range(10)) + " -all"]}
     with DnsServer(zones) as wide:

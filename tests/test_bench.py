@@ -12,11 +12,15 @@ from urllib.request import Request, urlopen
 
 import pytest
 
+from bench import guessing, milter_rate
 from bench.figures import FIGURES, Results, checked, table
+from bench.guesses import KINDS, dead_keys, revoked_file
 from bench.hostile_input import judge, read_everything
 from bench.run import write
 from bench.starts import import_split, run_once
 from bench.throughput import summary
+from gatepost.keys.keyring import check
+from gatepost.settings import KeySettings
 from tests.hostile import HOSTILE
 from tests.installation import install
 
@@ -27,7 +31,7 @@ RATES = {"noop": [400.0, 100.0, 300.0], "maildir": [80.0, 30.0, 54.0], "webhook"
 
 def some_results() -> Results:
     """A run's results: a number, or a text, for every figure."""
-    return {figure.name: figure.limit or ("a text" if figure.name.endswith("_input") else 1) for figure in FIGURES}
+    return {figure.name: figure.limit or ("a text" if figure.name.endswith(("_input", "_pair")) else 1) for figure in FIGURES}
 
 
 def test_the_page_explains_every_figure_and_no_other() -> None:
@@ -68,7 +72,8 @@ AIMS = [
     ("pipe_alone_ratio", 0.0899, True), ("pipe_alone_ratio", 0.09, False), ("pipe_alone_maildir_ratio", 0.119, True),
     ("parser_worst_10x", 15.1, True), ("parser_worst_10x", 15, False), ("parser_slowest_seconds", 1.01, True),
     ("parser_peak_rss_mb", 151, True), ("script_peak_rss_mb", 150, False), ("parser_exceptions", 1, True),
-    ("noop_per_second", 0, False),
+    ("noop_per_second", 0, False), ("milter_ratio_new", 0.79, True), ("milter_ratio_kept", 0.8, False),
+    ("guess_inside_area", 0.551, True), ("guess_socket_area", 0.55, False), ("milter_memory_growth_mb", 5.1, True),
 ]  # fmt: skip
 
 
@@ -87,6 +92,58 @@ def test_a_ratio_is_the_median_of_those_within_a_round() -> None:
     assert (results["rounds"], results["noop_per_second"], results["pipe_alone_per_second"]) == (3, 300.0, 48.0)
     assert [results[f"pipe_alone_ratio{which}"] for which in ("_lowest", "", "_highest")] == [0.08, 0.15, 0.16]
     assert [results[f"pipe_alone_maildir_ratio{which}"] for which in ("_lowest", "", "_highest")] == [0.18, 0.2, 0.3]
+
+
+def test_a_milters_ratio_is_of_its_own_kind_of_connection() -> None:
+    """Ours to the one that does nothing, that one to none, within a round; new and kept connections never meet."""
+    rates = {
+        "new": {"none": [900.0, 800.0], "idle": [450.0, 400.0], "ours": [360.0, 300.0]},
+        "kept": {"none": [1000.0, 1000.0], "idle": [800.0, 600.0], "ours": [400.0, 480.0]},
+    }
+    for kind in rates.values():
+        kind |= {"checking": [1.0, 1.0], "opendkim": [2.0, 2.0]}
+    results = milter_rate.summary(rates)
+    assert (results["milter_rounds"], results["milter_ours_new_per_second"], results["milter_none_kept_per_second"]) == (
+        2,
+        330.0,
+        1000.0,
+    )
+    assert [results[f"milter_ratio_new{which}"] for which in ("_lowest", "", "_highest")] == [0.75, 0.775, 0.8]
+    assert [results[f"milter_ratio_kept{which}"] for which in ("_lowest", "", "_highest")] == [0.5, 0.65, 0.8]
+    assert (results["milter_idle_ratio_new"], results["milter_idle_ratio_kept"]) == (0.5, 0.7)
+
+
+AREAS = [
+    ("never longer", [1, 2, 3], [4, 5], 0.0),
+    ("always longer", [9, 8], [1, 2, 3], 1.0),
+    ("the same times: half of each tie", [5, 5, 5], [5, 5], 0.5),
+    ("three of four pairs", [2, 4], [1, 3], 0.75),
+    ("a tie and a longer one", [2, 3], [2], 0.75),
+]
+
+
+@pytest.mark.parametrize(("one", "other", "expected"), [row[1:] for row in AREAS], ids=[row[0] for row in AREAS])
+def test_the_area_says_how_likely_one_time_is_the_longer(one: list[int], other: list[int], expected: float) -> None:
+    """The share of all pairs, a tie counting half (Mann and Whitney's U over the number of pairs)."""
+    assert guessing.area(one, other) == expected
+
+
+def test_the_pair_that_is_told_apart_best_is_named() -> None:
+    """Whichever of the two is the slower one; chance is 0.5, and less than that is the same pair turned round."""
+    times = {"unknown": [10, 20, 30], "forged": [12, 22, 28], "expired": [1, 2, 3]}
+    assert guessing.worst_pair(times) == (1.0, "unknown, expired")
+
+
+def test_dead_keys_are_what_they_are_called() -> None:
+    """Each kind is refused by its own rule, and all have one length: that a text is long is no secret of ours."""
+    secret = b"a secret of the benchmark's tests"
+    keys = dead_keys(5, secret=secret, key_id="reply-keys", domain="in.example.com")
+    settings = KeySettings(format="signed", key_id="reply-keys", secrets=(secret,))
+    revoked = revoked_file(keys["revoked"], secret=secret, key_id="reply-keys").encode()
+    found = {kind: {check(settings, key, "in.example.com", now=time.time(), revoked=revoked).result for key in each}
+             for kind, each in keys.items()}  # fmt: skip
+    assert found == {kind: {kind} for kind in KINDS}
+    assert len({len(key) for each in keys.values() for key in each}) == 1
 
 
 def test_the_parsers_figures_are_of_the_whole_way_to_a_verdict(tmp_path: Path) -> None:

@@ -342,6 +342,7 @@ BROKEN: list[tuple[str, str, str, list[str]]] = [
     ("a dot alone", "{must-match: park}", "{deny: ['.']}", ['6:21: deny: "." is no sender']),
     ("two dots in front", "{must-match: park}", "{deny: [..example.org]}", ['6:21: deny: "..example.org" is no sender']),
     ("a wildcard", "{must-match: park}", "{deny: ['*.example.org']}", ['6:21: deny: "*.example.org" is no sender']),
+    ("a wildcard for people", "{must-match: park}", "{deny: ['*@example.org']}", ["6:21: deny: ", "write person@example.org, example.org"]),
     ("senders as a text", "{must-match: park}", "{deny: example.org}", ["6:20: deny: must be a list"]),
     ("allow at the top", "screening: {automatic: discard}", "allow: [example.org]",
      ['15:1: "allow" does not belong here: write it under sender:']),

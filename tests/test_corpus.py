@@ -7,11 +7,12 @@ from typing import Final
 
 import pytest
 
+from gatepost.consequences import behind_queue
 from gatepost.decision import Envelope
 from gatepost.mail.canonical import from_pipe
 from gatepost.mail.message import parse
 from gatepost.mail.received import received
-from gatepost.policy import ORDER, behind_queue, decide
+from gatepost.policy import ORDER, decide
 from tests.corpus_cases import FAMILIES, SETTINGS, Case, cases
 
 #: The families that say what a message is; what the parser noticed is asked apart.
@@ -27,7 +28,7 @@ def test_a_message_of_the_corpus_gets_its_decision(case: Case) -> None:
     found = {finding.slug for finding in decision.findings if finding.family in SCREENED}
     assert found == case.finding, case.reason
     assert (decision.rule, decision.action) == (case.rule, case.action), case.reason
-    assert behind_queue(decision, SETTINGS, case.facts, envelope).action == case.behind, case.reason
+    assert behind_queue(decision, SETTINGS, envelope).action == case.behind, case.reason
     assert (decision.sender.verified, decision.sender.mail_from_verified) == (case.verified, case.mail_from), case.reason
     if case.flags is not None:
         assert message.flags == case.flags, case.reason

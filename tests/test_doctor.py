@@ -336,6 +336,8 @@ def test_a_milter_that_authenticates_says_who_the_sender_is(made: Installation) 
         assert {check["name"]: check["status"] for check in report(made, status=0)}["sender"] == "ok"
         edit("authserv_id:", "authenticate: [], authserv_id:")(made)
         assert report(made, status=1)[0]["name"] == "sender"
+        edit("authenticate: []", "authenticate: [arc]")(made)
+        assert report(made, status=1)[0]["name"] == "sender", "ARC vouches for nobody"
 
 
 # --- the probe ------------------------------------------------------------------------------------------------------------

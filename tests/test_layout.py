@@ -35,7 +35,9 @@ MAY_IMPORT = {
     "sinks": {"value", "settings", "decision", "digest", "mail"},
     "ask": {"value", "digest", "sinks"},
     "authentication": {"value", "settings", "decision", "mail", "screening"},
+    "consequences": {"decision", "settings"},
     "gateway": {
+        "consequences",
         "ask",
         "stamp",
         "masking",
@@ -57,6 +59,7 @@ MAY_IMPORT = {
     "dialogue": {
         "ask",
         "authentication",
+        "consequences",
         "decision",
         "errors",
         "frozen",

@@ -524,6 +524,12 @@ def roots_store(fresh: Running) -> None:
     os.chown(fresh.made.store, 0, 0)
 
 
+def roots_folder(fresh: Running) -> None:
+    folder = fresh.path.parent / "roots"
+    folder.mkdir(mode=0o755)
+    fresh.made.config.write_text(fresh.made.config.read_text().replace("milter.sock", "roots/milter.sock"))
+
+
 def port_taken(fresh: Running) -> None:
     server = socket.create_server(("127.0.0.1", 0))
     TAKEN.append(server)
@@ -538,7 +544,14 @@ NO_START: list[tuple[str, Callable[[Running], None], str]] = [
     ("no folder for the socket", no_folder, "install -d -o gatepost -g postfix -m 2710"),
     ("no store", no_store, "make it with: install -d"),
     ("port in use", port_taken, "cannot listen there"),
-    *([("root's store", roots_store, "does not run as root")] if os.geteuid() == 0 else []),
+    *(
+        [
+            ("root's store", roots_store, "does not run as root"),
+            ("root's folder for the socket", roots_folder, "may not make a socket in it: chown"),
+        ]
+        if os.geteuid() == 0
+        else []
+    ),
 ]
 
 
@@ -564,6 +577,17 @@ def test_without_pymilter_it_says_what_to_install(fresh: Running) -> None:
     assert fresh.error.read_text() == 'gatepost: pymilter is not installed: pip install "gatepost[milter]"\n'
 
 
+def test_without_a_part_of_the_extra_it_says_so(fresh: Running) -> None:
+    """What checks senders has libraries of its own: one that is missing is a sentence, no traceback."""
+    fresh.made.config.write_text(fresh.made.config.read_text().replace("authenticate: []", "authenticate: [spf]"))
+    fresh.start(wait=False, code=GATEPOST.replace("import sys;", "import sys; sys.modules['spf'] = None;"))
+    assert fresh.status() == 75
+    said = fresh.error.read_text()
+    assert "the extra [milter] is not whole" in said
+    assert "pip install 'gatepost[milter]'" in said
+    assert "Traceback" not in said
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1"])
 def test_a_socket_of_the_network(host: str) -> None:
     """inet: on loopback, as configured, in both families."""
@@ -581,6 +605,9 @@ def test_a_socket_of_the_network(host: str) -> None:
             with socket.create_connection((host, port), timeout=PATIENCE) as there:
                 there.sendall(b"\0\0\0\x0dO" + (6).to_bytes(4) + (0x1FF).to_bytes(4) + (0x1FFFFF).to_bytes(4))
                 assert there.recv(5)[4:] == b"O"
+            it.signal(signal.SIGHUP)
+            wait_for(partial(read_again, it, 1), "its line")
+            assert not [line for line in it.made.log_lines() if "restart to listen there" in line], "it listens there"
             it.signal(signal.SIGTERM)
             assert it.status() == 0
         finally:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+import tracemalloc
 from typing import NamedTuple
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gatepost.own_results import FORGED_LIMIT, forged
+from gatepost.own_results import FORGED_LIMIT, READ, forged
 
 OURS = "mx.example.com"
 PASS = b"dmarc=pass header.from=example.org"
@@ -203,8 +204,41 @@ def test_other_hosts_fields_do_not_count() -> None:
 def test_twenty_thousand_end_at_the_fifty_first() -> None:
     """20,000 claims of ours, and a head that is one long value of anything: there is an answer, and it is the same."""
     assert len(forged(message(*[CLAIMS[0].field] * 20_000), OURS)) == FORGED_LIMIT + 1
-    for unit in (b"mx ", b"(a) ", b'"', b"(", b"=?utf-8?q?m?= ", b"\xff", b"; ", b". "):
-        assert forged(message(of(unit * (1_000_000 // len(unit)))), OURS) == ()
+    for unit in UNITS:
+        assert forged(message(of(unit * (READ // 2 // len(unit)))), OURS) == ()
+
+
+UNITS = (b"mx ", b"(a) ", b"()", b'"', b"(", b"=?utf-8?q?m?= ", b"\xff", "\ufdfa".encode(), b"; ", b". ", b"a;\r\n ")
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_what_is_not_read_is_a_claim(unit: bytes) -> None:
+    """Reading has a bound for the message: one value beyond it is taken out, many fields beyond it refuse the message."""
+    long = of(unit * (2 * READ // len(unit)))
+    assert forged(message(long, CLAIMS[0].field, long), OURS) == ((RESULTS, 3), (RESULTS, 2), (RESULTS, 1))
+    short = of(unit * (500 // len(unit)))
+    assert len(forged(message(*[short] * 1_000), OURS)) == FORGED_LIMIT + 1
+    assert len(forged(message(*[of(b"")] * 50_000), OURS)) == FORGED_LIMIT + 1
+
+
+@pytest.mark.parametrize("left", range(-3, 40))
+def test_no_claim_hides_where_reading_ends(left: int) -> None:
+    """A fold exactly at the bound does not make two values of one: `mx.exam` and `ple.com` are our name all the same."""
+    before = of(b"x" * (READ - left - len(of(b"")) - 1))
+    forms = (of(b"mx.exam\r\n ple.com; " + PASS), of(b"\r\n mx.example.com; " + PASS))
+    for form in forms:
+        assert (RESULTS, 2) in forged(message(before, form), OURS)
+
+
+def test_a_head_of_many_fields_is_not_held() -> None:
+    """A million fields of other names, 4 MB: no object is made of any (each cost 300 octets and two microseconds)."""
+    raw = b"a:\r\n" * 1_000_000 + CLAIMS[0].field + b"\r\n" + BODY
+    tracemalloc.start()
+    try:
+        assert forged(raw, OURS) == ((RESULTS, 1),)
+        assert tracemalloc.get_traced_memory()[1] < 3 * len(raw)
+    finally:
+        tracemalloc.stop()
 
 
 def test_the_work_is_in_proportion() -> None:

@@ -129,6 +129,7 @@ HARMLESS: list[tuple[str, bytes, str]] = [
     ("results folded otherwise", delivered(results=RESULTS.replace(" ", "\r\n   ")), "at each space"),
     ("an empty line more at the end", delivered(body=BODY + b"\r\n"), "Postfix adds one where there is none"),
     ("many empty lines more", delivered(body=BODY + b"\r\n" * 9), "the same"),
+    ("ten thousand empty lines more", delivered(body=BODY + b"\r\n" * 10_000), "the same"),
     ("an empty line less", delivered(body=BODY[:-2]), "cut where it is empty"),
     ("another Subject", delivered(head=HEAD.replace(b"Hello", b"[list] Hello")), "nobody's verdict is about it"),
     ("further fields below", delivered(head=HEAD + b"Date: now\r\n"), "cleanup(8) adds what is missing"),

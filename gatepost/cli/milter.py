@@ -37,6 +37,11 @@ def run(arguments: argparse.Namespace) -> int:
     settings = load(config)
     if settings.milter is None:
         raise GatepostError(f"{config}: there is no milter: section, which says where to listen (docs/milter.md)")
+    if settings.milter.authenticate:
+        try:
+            import gatepost.authentication  # noqa: F401  # as the milter will
+        except ImportError as error:
+            raise GatepostError(f"the extra [milter] is not whole ({error}): pip install 'gatepost[milter]'") from error
     from gatepost_milter.server import serve
 
     become_store_owner(settings.store)

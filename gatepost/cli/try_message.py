@@ -1,8 +1,8 @@
 """`gatepost try ADDRESS|FILE.eml`: what would happen to a message here and now, and on what evidence.
 
-Promises: the same decision, by the same code, that the pipe script would make of a message it sees for the first time; and, where
-there is a milter, the answers that it would give at RCPT and at the end of the message (but for `limits:`, which only the store
-knows). With `--ip` it checks the sender as the milter does, by DNS. A key of a route with `ask:` is asked about.
+Promises: the same decision, by the same code, that the pipe script would make of a message it sees for the first time; and,
+where there is a milter, the answers that it would give at RCPT and at the end of the message (but for `limits:`, which only the
+store knows). With `--ip` it checks the sender as the milter does, by DNS. A key of a route with `ask:` is asked about.
 Never: hands anything over, or touches the store.
 """
 
@@ -13,9 +13,10 @@ import os
 import sys
 import time
 
-from gatepost import policy
+from gatepost import consequences, policy
 from gatepost.cli import add_common
 from gatepost.cli.terminal import shown
+from gatepost.client_address import numbers
 from gatepost.config import load
 from gatepost.decision import Envelope
 from gatepost.discovery import discover
@@ -57,12 +58,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """0: the message would be accepted, for every recipient of ours. 1: it would not."""
     settings = load(arguments.config)
+    if arguments.ip and numbers(arguments.ip) is None:
+        raise GatepostError(f"--ip: {arguments.ip!r} is no IPv4 or IPv6 address")
     refused = 0
     for envelope, message, found_in in _cases(arguments, settings):
         checked = _check_sender(envelope, message, settings) if arguments.ip else None
         facts = _facts(envelope, message, settings, checked)
         decided = policy.decide(envelope, message, settings, facts)
-        decision = policy.behind_queue(decided, settings, facts, envelope)
+        decision = consequences.behind_queue(decided, settings, envelope)
         answers = _smtp_answers(envelope, settings, facts, decided) if settings.milter is not None else ()
         refused += decision.action != "accept"
         if arguments.json:
@@ -73,7 +76,10 @@ def run(arguments: argparse.Namespace) -> int:
         for stage, answer in answers:
             print(f"{stage}: {answer}")
         if checked is not None:
+            print(f"sender: {checked.sender.verified} ({checked.sender.by or 'nobody says so'})")
             print(f"checked: {' '.join(_results_value(checked, settings).split())}")
+        if answers:
+            print("behind the queue, where the milter did not see it:")
         _show(decision, decided, settings)
     return 1 if refused else 0
 
@@ -101,7 +107,9 @@ def _check_sender(envelope: Envelope, message: Message, settings: Settings) -> C
     except ImportError as error:
         raise GatepostError(f"--ip: {error.name} is not installed: pip install 'gatepost[milter]'") from error
     milter = settings.milter
-    checker = Authenticator(Resolver(milter.dns), methods=milter.authenticate, authserv_id=milter.authserv_id)
+    checker = Authenticator(
+        Resolver(milter.dns), methods=milter.authenticate, authserv_id=milter.authserv_id, limits=settings.parser
+    )
     mail = Mail(client_address=envelope.client_address, helo=envelope.helo, mail_from=envelope.sender, raw=message.raw,
                 host=milter.authserv_id)  # fmt: skip
     return checker.check(mail, deadline=time.monotonic() + milter.dns_deadline)
@@ -172,7 +180,7 @@ def _read(path: str) -> bytes:
 def _plain(
     decision: Decision, decided: Decision, envelope: Envelope, answers: tuple[tuple[str, str], ...], checked: Checked | None
 ) -> dict[str, object]:
-    """`action` is what happens behind the queue; `decided` what the policy said before after_queue; `smtp` the milter's answers."""
+    """`action` is what happens behind the queue; `decided` what the policy said before after_queue; `smtp`: the milter."""
     return {
         "action": decision.action,
         "decided": decided.action,

@@ -296,6 +296,8 @@ def sender_entry(text: str) -> str:
     if at:
         if not local or not local.isascii() or not local.isprintable() or any(char in local for char in ' "@<>(),;:\\[]'):
             raise ValueError(f"{shown(text)} is no address without quotes: {wanted}")
+        if "*" in local:  # RFC 5321 would have it name one person; who writes it means all
+            raise ValueError(f"{shown(text)} would name one address with an asterisk in it: {wanted}")
         return f"{local.lower()}@{host_name(domain)}"
     try:
         network = ipaddress.ip_network(text, strict=False)

@@ -85,4 +85,4 @@ def _not_permitted(path: str) -> str:
     except (OSError, KeyError, ImportError):
         owner = "gatepost"
     allowed = "root" if owner == "root" else f"root or as {owner}"
-    return f"cannot be read by this user (permission denied): run this as {allowed}"
+    return f"cannot be read by this user (permission denied): run this as {allowed}, or give the file to who runs it (chown)"

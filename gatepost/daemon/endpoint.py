@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import pwd
 import socket
 import stat
 import time
@@ -62,11 +63,23 @@ def clear(at: Endpoint) -> Iterator[None]:
         mend = f"make it with: install -d -o gatepost -g postfix -m 2710 {folder}"
         raise EndpointError(f"{folder}: {error.strerror}; {mend}") from error
     try:
+        if not os.access(folder, os.W_OK | os.X_OK):
+            who = _user()
+            mend = f"chown {who}:postfix {folder}; chmod 2710 {folder}"
+            raise EndpointError(f"{folder}: {who} may not make a socket in it: {mend}")
         _lock(handle, folder)
         _remove_stale(at.path)
         yield
     finally:
         os.close(handle)
+
+
+def _user() -> str:
+    """Whom this process runs as; a number where it has no name."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
 
 
 def _lock(handle: int, folder: str) -> None:

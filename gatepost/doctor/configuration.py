@@ -203,7 +203,7 @@ def _sender(subject: Subject) -> Verdict:
     if not asking:
         return not_used("no route asks who the sender is")
     milter = settings.milter
-    if milter is not None and milter.authenticate:
+    if milter is not None and set(milter.authenticate) - {"arc"}:  # which is reported only
         return ok(f"the milter authenticates senders: {', '.join(milter.authenticate)}")
     if settings.trusted:
         return ok(f"trusted: {', '.join(settings.trusted)}")

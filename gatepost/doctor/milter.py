@@ -39,6 +39,8 @@ _INSTALL: Final = "apt-get install gcc python3-dev libmilter-dev; then {folder}/
 #: Seconds: for those imports; for a connection and the greeting.
 _IMPORT_PATIENCE: Final = 30
 _PATIENCE: Final = 5.0
+#: What stands in the path of our socket (docs/wiring.md): by it our milter is known where no configuration says which is ours.
+_NAME: Final = "gatepost"
 #: The option negotiation (libmilter's mfdef.h, SMFIC_OPTNEG): protocol 6, everything offered, as Postfix does.
 _GREETING: Final = struct.pack("!IcIII", 13, b"O", 6, 0x1FF, 0x1FFFFF)
 _GOODBYE: Final = struct.pack("!Ic", 1, b"Q")
@@ -78,7 +80,7 @@ def questions(wired: Wired) -> Questions:
     """From whether it is installed to what it answers; one line where the configuration has none."""
     milter = wired.subject.sound.milter
     if milter is None:
-        return (("milter", lambda: not_used("gatepost.yml has no `milter:`: bad keys are refused behind the queue")),)
+        return (("milter", wired.ask(lambda instance: _left_over(wired, instance)) if wired.instance is not None else _none),)
     installed: Questions = (
         ("milter", lambda: _installed(wired)),
         ("milter-socket", lambda: _socket(milter)),
@@ -98,6 +100,24 @@ def questions(wired: Wired) -> Questions:
         ("milter-own-mail", wired.ask(lambda instance: _own_mail(milter, instance))),
         *((("milter-probe", wired.ask(lambda instance: _probe(wired, instance))),) if wired.subject.probe else ()),
     )
+
+
+def _none() -> Verdict:
+    return not_used("gatepost.yml has no `milter:`: bad keys are refused behind the queue")
+
+
+def _left_over(wired: Wired, instance: Instance) -> Verdict:
+    """Without `milter:` the milter does not start; a main.cf that still names it does to all mail what default_action says."""
+    for service in _smtpds(instance):
+        for named in milters(instance.parameter("smtpd_milters", service.name)):
+            if _NAME in named.endpoint:
+                action = named.options.get("default_action", "").strip() or instance.parameter("milter_default_action")
+                return fail(
+                    f"smtpd_milters of {service.name} names {named.endpoint}, and {wired.subject.config} has no `milter:`,"
+                    f" without which it does not start: {_WHILE_DOWN.get(action, 'mail is refused for good, or is lost')}",
+                    f"take it out of smtpd_milters ({instance.command('postfix reload')}), or write milter: again",
+                )
+    return _none()
 
 
 # --- the milter itself ----------------------------------------------------------------------------------------------------

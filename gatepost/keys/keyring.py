@@ -8,7 +8,7 @@ Never: reads that file (its content is an argument); says in a public text which
 from __future__ import annotations
 
 from gatepost.digest import hmac_sha256
-from gatepost.keys.signed import Verdict, subject_text, today, verify
+from gatepost.keys.signed import Verdict, day_text, subject_text, today, verify
 from gatepost.value import Value
 
 TYPE_CHECKING = False
@@ -22,17 +22,20 @@ __all__ = ["KeyVerdict", "check", "revocation_line"]
 
 #: Stands in for the secret where a route has none, so that the work stays the same.
 _NO_SECRET = bytes(32)
+#: The same for a subject.
+_NOBODY = bytes(8)
 
 
 class KeyVerdict(Value):
     """What a key is to a route. `subject` is text for people and JSON, "" where no secret vouches for the key.
 
-    `signed` has the rest: expiry, owner, the secret it verified under.
+    `last_day`: as a date, "" for a key without an end. `signed` has the rest: owner, the secret it verified under.
     """
 
     result: Literal["live", "unknown", "forged", "expired", "revoked"]
     subject: str
     signed: Verdict
+    last_day: str = ""
     kind: str = ""
     options: tuple[str, ...] = ()
 
@@ -51,8 +54,15 @@ def check(
     signed = verify(key, secrets=keys.secrets, key_id=keys.key_id, domains=(domain, *keys.former_domains), today=today(now))
     secret = signed.secret or (keys.secrets[-1] if keys.secrets else _NO_SECRET)
     named = _names(revoked, revocation_line(secret, keys.key_id, key))
-    result = "revoked" if named and signed.secret else signed.result
-    return KeyVerdict(result=result, subject=subject_text(signed.subject) if signed.secret else "", signed=signed)
+    # Both texts are made of every key: else many guesses would tell an expired one from a forged one by its time.
+    subject = subject_text(signed.subject or _NOBODY)
+    last_day = day_text(signed.expires or 0)
+    return KeyVerdict(
+        result="revoked" if named and signed.secret else signed.result,
+        subject=subject if signed.secret else "",
+        last_day=last_day if signed.expires is not None else "",
+        signed=signed,
+    )
 
 
 def _check_other(keys: KeySettings, key: str, revoked: bytes, listed: Iterable[bytes]) -> KeyVerdict:
@@ -84,13 +94,18 @@ def _names(revoked: bytes, line: str) -> bool:
     """Whether the file's content has this line, and not behind a `#`.
 
     The loop is over the places where the line stands, seldom one, and goes on to the end: 100,000 lines cost a millisecond,
-    wherever it stands. Digits in capitals count: a person may have typed it. In doubt (other text beside it) it is revoked.
+    wherever it stands. A line that is not there is looked at once all the same, at the file's start: it takes as long. Digits
+    in capitals count: a person may have typed it. In doubt (other text beside it) it is revoked.
     """
     named = False
     for spelling in (line.encode("ascii"), line.upper().encode("ascii")):
         at = revoked.find(spelling)
-        while at >= 0:
-            line_start = revoked.rfind(b"\n", 0, at) + 1
-            named |= b"#" not in revoked[line_start:at]
-            at = revoked.find(spelling, at + len(spelling))
+        looked = False
+        while at >= 0 or not looked:
+            place = at if at >= 0 else 0
+            line_start = revoked.rfind(b"\n", 0, place) + 1
+            clear = b"#" not in revoked[line_start:place]
+            named |= clear and at >= 0
+            at = revoked.find(spelling, at + len(spelling) if at >= 0 else len(revoked))
+            looked = True
     return named

@@ -48,6 +48,7 @@ _DAY_ZERO = 18_262  # 2020-01-01 in days since 1970-01-01
 _SECONDS_A_DAY = 86_400
 #: Taken apart and hashed in place of a text that is no key, so that it costs what a key costs: the longest form, subject 0.
 _STAND_IN = "cm" + 51 * "a"
+_STAND_IN_DATA = decode(_STAND_IN)
 
 
 class _Pieces(Value):
@@ -59,6 +60,9 @@ class _Pieces(Value):
     owner: bytes
     subject: bytes
     bound: bytes
+
+
+_NO_PIECES = _Pieces(payload=b"", tag=b"", expires=None, owner=b"", subject=b"", bound=b"")
 
 
 class Verdict(Value):
@@ -104,25 +108,26 @@ def verify(text: str, *, secrets: tuple[bytes, ...], key_id: str, domains: tuple
 
     Every tag is computed whatever the text is and whichever fits: len(secrets) * len(domains) HMACs, always.
     """
-    pieces = _pieces(text)
-    hashed = pieces or _pieces(_STAND_IN)
+    data = _decoded(text)
+    pieces = _pieces(data)
+    hashed = pieces or _pieces(decode(_STAND_IN) if data is None else _STAND_IN_DATA)
     assert hashed is not None
     fits = b""
     for secret in reversed(secrets):
         for domain in domains:
             if same(_tag(secret, key_id, _folded(domain), hashed.payload), hashed.tag) and not fits:
                 fits = secret
+    secret = fits if pieces is not None else b""
+    shown = hashed if secret else _NO_PIECES
+    result: Literal["live", "unknown", "forged", "expired"] = "live"
     if pieces is None:
-        return Verdict(result="unknown")
-    if not fits:
-        return Verdict(result="forged")
+        result = "unknown"
+    elif not secret:
+        result = "forged"
+    elif pieces.expires is not None and today > pieces.expires:
+        result = "expired"
     return Verdict(
-        result="expired" if pieces.expires is not None and today > pieces.expires else "live",
-        subject=pieces.subject,
-        owner=pieces.owner,
-        expires=pieces.expires,
-        secret=fits,
-        bound=pieces.bound,
+        result=result, subject=shown.subject, owner=shown.owner, expires=shown.expires, secret=secret, bound=shown.bound
     )
 
 
@@ -135,7 +140,7 @@ def owner_matches(verdict: Verdict, address: str, key_id: str) -> bool:
 
 def looks_signed(text: str) -> bool:
     """Whether the text has a signed key's form, genuine or not. Never raises."""
-    return _pieces(text) is not None
+    return _pieces(_decoded(text)) is not None
 
 
 def today(now: float) -> int:
@@ -177,9 +182,13 @@ def subject_bytes(text: str) -> bytes:
     return text.encode("ascii")
 
 
-def _pieces(text: str) -> _Pieces | None:
-    """The text taken apart, or None where it is not of a signed key's form (another version, unknown flags included)."""
-    data = decode(text) if _SHORTEST <= len(text) <= _LONGEST else None
+def _decoded(text: str) -> bytes | None:
+    """The bytes of a text that may be a key by its length and characters."""
+    return decode(text) if _SHORTEST <= len(text) <= _LONGEST else None
+
+
+def _pieces(data: bytes | None) -> _Pieces | None:
+    """The bytes taken apart, or None where they are not of a signed key's form (another version, unknown flags included)."""
     if data is None or data[0] >> 4 != _VERSION or data[0] & 0x0F & ~_FLAGS:
         return None
     at = 1

@@ -3,7 +3,8 @@
 Promises: only fields above the first Received that is not ours, only with a trusted authserv-id; of each method the topmost
 field counts. `yes` is one of: dmarc=pass for the From domain; dkim=pass by exactly that domain; spf=pass for exactly that
 domain in MAIL FROM. `no` is dmarc=fail alone: SPF speaks of MAIL FROM, and a broken signature is as none (RFC 6376 6.1). A
-From that names not exactly one address is nobody's, and `no` whatever anybody says of it.
+From that names not exactly one address is nobody's, and `no` whatever anybody says of it; so is one that a limit of the parser
+has cut, or may have hidden: two readers that stop at different octets would read two senders.
 Never: asks DNS; compares organizational domains (that needs the Public Suffix List; DMARC has done it where it passes).
 """
 
@@ -27,14 +28,20 @@ __all__ = ["one_sender", "verdict"]
 
 #: What `mailboxes` may notice in a From that still names one sender: nothing of this.
 _NOBODY: Final = frozenset(("encoded-word-in-address", "group", "no-domain", "nul", "too-many"))
+#: A head of which a part was not read: another From may stand there, or the rest of this one.
+_CUT: Final = frozenset(("header-too-large", "too-many-fields"))
 #: Fields of trusted hosts that are read. Each host writes one to three.
 _FIELDS: Final = 10
 
 
 def one_sender(message: Message) -> str:
-    """The one address of From, "" where it names nobody: none, several, a group, NUL, an encoded word in the address."""
-    people = message.from_
-    if len(people.list) != 1 or not _NOBODY.isdisjoint(people.flags) or len(message.headers.all("from")) != 1:
+    """The one address of From, "" where it names nobody: none, several, a group, NUL, an encoded word in the address, or where
+    the parser's limits have left a part of it, or of the head, unread.
+    """
+    people, fields = message.from_, message.headers.all("from")
+    if len(people.list) != 1 or len(fields) != 1 or not _NOBODY.isdisjoint(people.flags):
+        return ""
+    if not _CUT.isdisjoint(message.headers.flags) or fields[0].end - fields[0].start > message.limits.field_bytes:
         return ""
     return people.list[0].address
 

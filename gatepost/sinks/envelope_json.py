@@ -87,12 +87,10 @@ def _authentication(found: AuthenticationResults | None) -> Plain:
     """The results of each method (RFC 8601 2.2); of properties of one name the first."""
     if found is None:
         return None
-    return {
-        "authserv_id": found.authserv_id,
-        "results": [
-            {"method": each.method, "result": each.result, "properties": dict(reversed(each.properties))} for each in found.results
-        ],
-    }
+    results: list[Plain] = [
+        {"method": each.method, "result": each.result, "properties": dict(reversed(each.properties))} for each in found.results
+    ]
+    return {"authserv_id": found.authserv_id, "results": results}
 
 
 def _sender(delivery: Delivery) -> Plain:

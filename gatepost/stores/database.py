@@ -1,8 +1,8 @@
 """The store's one SQLite file: opened, made, brought up to date, or refused with the reason.
 
-Promises: WAL, synchronous FULL (what was committed survives a power cut), every transaction BEGIN IMMEDIATE, mode 0600 in a
-folder of mode 0700. Two processes that make the store at once both get the same one. Every failure is a `StoreError` that
-says what to do.
+Promises: WAL, synchronous FULL unless asked otherwise (what was committed survives a power cut), every transaction BEGIN
+IMMEDIATE, mode 0600 in a folder of mode 0700. Two processes that make the store at once both get the same one. Every failure
+is a `StoreError` that says what to do.
 Never: makes a store anew in silence. A store that was made has a file `host-id` beside it, with the id that stands in the
 database too; while that is there, a missing, empty or foreign database is an error. Never opens the database file but
 through SQLite: closing any descriptor of it would drop this process's locks (POSIX fcntl locks belong to the process).
@@ -33,6 +33,8 @@ HOST_ID: Final = "host-id"
 #: Pages in the write-ahead log before a commit copies them back. A process that finds no other at work reads the whole log
 #: when it opens the store, and the pipe script is always a new process: 100 pages are 0.4 MB, about 25 messages.
 _CHECKPOINT_PAGES: Final = 100
+#: The same for one who does not wait for the disk: copying back is where he would. He lives on, so nobody reads the log anew.
+_UNSYNCED_CHECKPOINT_PAGES: Final = 1_000
 
 _TWICE: Final = "messages still in the queue may be handed over a second time"
 
@@ -181,10 +183,13 @@ def close(database: sqlite3.Connection, path: str) -> None:
         raise _explained(path, error) from error
 
 
-def open_database(folder: str, *, busy_timeout: float = 10.0, any_thread: bool = False) -> sqlite3.Connection:
+def open_database(
+    folder: str, *, busy_timeout: float = 10.0, any_thread: bool = False, synced: bool = True
+) -> sqlite3.Connection:  # fmt: skip
     """The store in `folder`, made where there was none. `busy_timeout`: seconds to wait for another's lock.
 
-    `any_thread`: not only the thread that opens it may use the connection; the caller sees to it that only one does at a time.
+    `synced`: a commit is on the disk when it returns; without it a power cut may take back the last ones, whole, and nothing
+    else. `any_thread`: not only the thread that opens it may use the connection; the caller sees to it that one does at a time.
 
     Raises StoreError where it is gone, empty, damaged, of a newer gatepost, locked for too long, not ours to write, or where
     the disk is full. The connection is in autocommit mode: write through `Transaction`. A process that ends soon should leave
@@ -206,7 +211,7 @@ def open_database(folder: str, *, busy_timeout: float = 10.0, any_thread: bool =
     except (sqlite3.Error, OSError) as error:
         raise _explained(path, error) from error
     try:
-        _prepare(database, path)
+        _prepare(database, path, synced=synced)
         _compare_host_id(database, folder)
     except BaseException as error:
         database.close()
@@ -235,7 +240,7 @@ def _connect(path: str, busy_timeout: float, any_thread: bool = False) -> sqlite
     )
 
 
-def _prepare(database: sqlite3.Connection, path: str) -> None:
+def _prepare(database: sqlite3.Connection, path: str, *, synced: bool = True) -> None:
     """Settings of the connection, and the schema of this version."""
     database.text_factory = _text
     (version,) = database.execute("PRAGMA user_version").fetchone()
@@ -247,9 +252,9 @@ def _prepare(database: sqlite3.Connection, path: str) -> None:
             " version again"
         )
     database.execute("PRAGMA journal_mode=WAL")  # in the file already, unless a copy was restored with another
-    database.execute("PRAGMA synchronous=FULL")
+    database.execute(f"PRAGMA synchronous={'FULL' if synced else 'NORMAL'}")
     database.execute("PRAGMA secure_delete=FAST")  # what finish() clears leaves the page that is written anyway
-    database.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
+    database.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES if synced else _UNSYNCED_CHECKPOINT_PAGES}")
     if version < len(_MIGRATIONS):
         _migrate(database, path)
 

@@ -3,7 +3,7 @@
 Promises: of all runs that claim one delivery at once exactly one gets it; each claim has a fence, and only the newest fence
 can finish. A message is judged once: when it first passes its limits, here or in `judge`; later claims get that judgement. Of a
 limit of n exactly n pass, however many processes ask. Every method is one short transaction; killed at any point, the ledger is
-as it was before or after it. What `judge` and `finish` wrote survives a power cut.
+as it was before or after it. What `finish` wrote survives a power cut (a ledger opened with `synced`).
 Never: an address or a counted key in the clear (keyed hashes only); a decision (gateway and policy take those); a wait for a
 lease.
 """
@@ -128,9 +128,11 @@ class Ledger:
         self.hash_key: bytes = row[1]
 
     @classmethod
-    def open(cls, folder: str, *, busy_timeout: float = 10.0, any_thread: bool = False) -> Ledger:
+    def open(
+        cls, folder: str, *, busy_timeout: float = 10.0, any_thread: bool = False, synced: bool = True
+    ) -> Ledger:  # fmt: skip
         """The ledger in the store folder, made where there was none. Raises StoreError: see `open_database`."""
-        return cls(folder, open_database(folder, busy_timeout=busy_timeout, any_thread=any_thread))
+        return cls(folder, open_database(folder, busy_timeout=busy_timeout, any_thread=any_thread, synced=synced))
 
     def claim(
         self,

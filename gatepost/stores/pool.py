@@ -36,12 +36,17 @@ class _File(Value):
 class Ledgers:
     """The ledger of one host, for all threads of a process. The store is opened when it is first asked for."""
 
-    def __init__(self, folder: str, *, most: int = 8, patience: float = 10.0, busy_timeout: float = 10.0) -> None:
-        """`patience`: seconds to wait for a connection; `busy_timeout`: for another process's lock. Raises StoreError."""
+    def __init__(
+        self, folder: str, *, most: int = 8, patience: float = 10.0, busy_timeout: float = 10.0, synced: bool = True
+    ) -> None:  # fmt: skip
+        """`patience`: seconds to wait for a connection; `busy_timeout`: for another process's lock. Raises StoreError.
+
+        `synced`: as in `open_database`.
+        """
         if not sqlite3.threadsafety:  # https://www.sqlite.org/threadsafe.html: the other two modes allow what we do
             raise StoreError("this Python's SQLite was built for one thread alone (SQLITE_THREADSAFE=0): install another")
         self._folder = folder
-        self._most, self._patience, self._busy_timeout = most, patience, busy_timeout
+        self._most, self._patience, self._busy_timeout, self._synced = most, patience, busy_timeout, synced
         self._writer = threading.Lock()
         self._changed = threading.Condition()
         self._free: list[tuple[Ledger, _File | None]] = []
@@ -112,7 +117,8 @@ class Ledgers:
             return taken
         try:
             # `here` is from before the opening: if the store is replaced meanwhile, the next one who takes it will see that.
-            return Ledger.open(self._folder, busy_timeout=self._busy_timeout, any_thread=True), here
+            opened = Ledger.open(self._folder, busy_timeout=self._busy_timeout, any_thread=True, synced=self._synced)
+            return opened, here
         except BaseException:
             self._give_back(None)
             raise

@@ -38,7 +38,7 @@ __all__ = ["serve"]
 
 #: The name that libmilter's own log lines have.
 NAME: Final = "gatepost"
-#: Seconds for messages under way when the process is told to end. systemd waits 90 (TimeoutStopSec).
+#: Seconds for messages under way when the process is told to end. Our unit gives it 30 (TimeoutStopSec, docs/milter.md).
 FINISH: Final = 20.0
 #: Bytes of large messages (see kept.IN_MEMORY) that are read back and judged at once. Judging takes about three copies.
 ROOM: Final = 64 * 1_048_576
@@ -312,7 +312,7 @@ class _Process:
     def _configuration(self, what: str) -> None:
         self._note("configuration", detail=what, error=what != "changed")
         milter = self._current.settings.milter
-        if milter is not None and milter.socket != self._endpoint.spelled:
+        if milter is not None and endpoint.endpoint(milter.socket) != self._endpoint:
             self._note("configuration", detail=f"milter.socket is {milter.socket} now: restart to listen there", error=True)
 
     def _unraised(self, kind: type[BaseException], error: BaseException, _trace: object) -> None:

@@ -73,7 +73,7 @@ class _Transaction:
     def __init__(self, sender: str) -> None:
         self.sender = sender
         self.lease: Lease[Dialogue] | None = None
-        #: Recipients of ours that were accepted: the address, and each path of RCPT that gave it.
+        #: Recipients of ours that were accepted: the address, and each path that names it (as RCPT wrote it, and as it is).
         self.ours: dict[str, list[str]] = {}
         self.others = False
         self.kept: Kept | None = None
@@ -148,7 +148,9 @@ class Session:
             return decision
         if not transaction.ours and not self._shared.under_way.begin():
             return rule_decision("defer", "interrupted", route=decision.route)
-        transaction.ours.setdefault(to, []).append(path)
+        paths = transaction.ours.setdefault(to, [])
+        # Postfix deletes by what was written, or by what it made of it where that is a source route (RFC 5321 4.1.2).
+        paths += [each for each in dict.fromkeys((path, f"<{to}>")) if each not in paths]
         if transaction.kept is None:
             transaction.kept = Kept(transaction.lease.settings.store)
         return decision

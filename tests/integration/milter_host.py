@@ -219,7 +219,9 @@ def milter_host(
         os.chown(place, who.pw_uid, grp.getgrnam("postfix").gr_gid)
         place.chmod(0o2710)  # as docs/wiring.md has it: the socket gets the folder's group
         path = place / "milter.sock"
-        line = f'milter: {{socket: "unix:{path}", {"" if "authserv_id" in milter else f"authserv_id: {AUTHSERV_ID}, "}{milter}}}\n'
+        line = (
+            f'milter: {{socket: "unix:{path}", {"" if "authserv_id" in milter else f"authserv_id: {AUTHSERV_ID}, "}{milter}}}\n'
+        )
         if config is not None:
             made = config(folder / "main", webhook(app.url()), line)
         else:
@@ -243,7 +245,8 @@ def milter_host(
         doors |= {name: f"{before} {spelled} {behind}" for name, (before, behind) in (chains or {}).items()}
         ports = {"milter": postfix.port, **{name: free_port() for name in doors}}
         fragments["master.cf"] += "".join(
-            f"\n127.0.0.1:{ports[name]} inet n - n - - smtpd\n    -o {{ smtpd_milters = {value} }}\n" for name, value in doors.items()
+            f"\n127.0.0.1:{ports[name]} inet n - n - - smtpd\n    -o {{ smtpd_milters = {value} }}\n"
+            for name, value in doors.items()
         )
         fragments["master.cf"] += "".join(f"\n{each}\n" for each in master)
         postfix.wire(fragments)

@@ -184,6 +184,8 @@ FAULTS = [
     pytest.param(main_cf("message_size_limit = 0"), "postfix-size", "warn", "no limit", id="no limit of size"),
     pytest.param(("main.cf", r"\Z", "queue_minfree = 999999999999999\n"), "postfix-disk", "FAIL", "452", id="no room for mail"),
     pytest.param(("main.cf", r"\Z", "mydestination = x.example\n"), "postfix", "warn", "mydestination", id="a setting twice"),
+    pytest.param(("main.cf", r"\Z", "smtpd_milters = {unix:gatepost/milter.sock, default_action=tempfail}\n"), "milter", "FAIL",
+                 "every client of this Postfix gets 451", id="a milter that gatepost.yml has no more"),
     pytest.param(main_cf("maximal_queue_lifetime = soon"), "postfix-lifetimes", "FAIL", "no time", id="a time that is none"),
     pytest.param(("main.cf", "/recipients.regexp", "/nowhere.regexp"), "postfix-recipients", "FAIL", "nowhere",
                  id="no recipients"),

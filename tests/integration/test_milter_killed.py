@@ -158,7 +158,9 @@ def test_killed_at_each_stage(host: MilterHost) -> None:
         size = _LARGE if number % 4 == 3 else 0
         size_at_end = {stage: size if stage in ("body", "end") else 0 for stage in STAGES}
         clients = [
-            attempt(host, door, stage, f"{number}.{door}.{stage}", size=size_at_end[stage]) for door in DOORS for stage in STAGES
+            attempt(host, door, stage, f"{number}.{door}.{stage}", size=size_at_end[stage])
+            for door in DOORS
+            for stage in STAGES
         ]
         for each in clients:
             each.advance(wait=number % 2 == 0)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -22,16 +23,21 @@ from demo.postfix_instance import Session
 from gatepost.decision import RULES
 from gatepost.keys.keyring import revocation_line
 from tests.corpus_cases import KEYS, SETTINGS, Case, cases
+from tests.faulty_app import FaultyApp, Request, reply_of
 from tests.installation import WEBHOOK_SECRET, Installation
 from tests.integration.conftest import TIMING, own
-from tests.integration.milter_host import MilterHost, client, handed, milter_host
+from tests.integration.milter_host import Line, MilterHost, client, handed, milter_host
 
 #: Not the same rule: the one with the milter, the one without, and why that is right. Whatever else differs is a mistake.
 DIFFERENT: Final = {
     "loops/trusted-mx-saw-it-before": (
         "accepted", "loop",
-        "the milter saw that the client is none of our hosts, so the hop of our MX below is the sender's word; past it nobody"
-        " knows. A real loop is found in its next round, by this host's own hop",
+        "the client is none of our hosts, so the hop of our MX below is the sender's word; a real loop is found a round later",
+    ),
+    "sender/allowed-unchecked": ("sender-unchecked", "sender-unverified", "past the milter nobody asks DNS, so it will not know later"),
+    **dict.fromkeys(
+        ("sender/owner-verified-by-mx", "sender/allowed", "odd/strange-is-not-malformed"),
+        ("accepted", "sender-unverified", "past the milter a stranger may write what our MX would: nobody saw who the client was"),
     ),
     "loops/no-queue-id-trusted-mx": ("accepted", "loop", "the same; through Postfix there always is a queue ID"),
 }  # fmt: skip
@@ -40,7 +46,9 @@ HOST: Final = "in.example.com"
 #: A stranger's host, for a message that no Received field of ours stands on.
 STRANGER: Final = ("client.example.net", "unknown", "192.0.2.99")
 _TOP: Final = re.compile(rb"Received: [^\n]*\n(?:[ \t][^\n]*\n)*")
-_FROM: Final = re.compile(rb"Received: from (\S+) \((\S+) \[([0-9a-fA-F.:]+)\]\)\s(?:.*\s)?by in\.example\.com \(Postfix\)", re.DOTALL)
+_FROM: Final = re.compile(
+    rb"Received: from (\S+) \((\S+) \[([0-9a-fA-F.:]+)\]\)\s(?:.*\s)?by in\.example\.com \(Postfix\)", re.DOTALL
+)
 
 
 @dataclass(frozen=True)
@@ -54,9 +62,11 @@ class Judged:
 
 
 Both = Mapping[str, Mapping[str, Judged]]
+#: By case: the last answer, the queue ID, and the rule and route that the milter logged.
+Sent = dict[str, tuple[str, str, str]]
 
 
-def installation(folder: Path, app: str, milter: str) -> Installation:
+def installation(folder: Path, app: str, milter: str, *, ask: str) -> Installation:
     """The corpus' settings (tests/corpus_cases.py) as a file."""
     folder.mkdir(mode=0o755)
     made = Installation(folder, folder / "gatepost.yml", folder / "store", folder / "gatepost.log", folder / "revoked")
@@ -64,16 +74,18 @@ def installation(folder: Path, app: str, milter: str) -> Installation:
     routes = ""
     for route in SETTINGS.routes:
         assert route.keys is not None
+        asked = f", ask: '{ask}'" if route.keys.ask is not None else ""
         screening = ", ".join(f"{name}: {getattr(route.screening, name)}" for name in route.screening._fields)
         routes += (
             f"  - name: {route.name}\n"
             f'    address: "{route.address}"\n'
-            f"    keys: {{format: signed, secret: corpus, key_id: {route.keys.key_id}, revoked: {made.revoked}}}\n"
+            f"    keys: {{format: signed, secret: corpus, key_id: {route.keys.key_id}, revoked: {made.revoked}{asked}}}\n"
             f"    screening: {{{screening}}}\n"
             f"    deliver: [app]\n"
         )
-        if route.must_match:
-            routes += f"    sender: {{must-match: {route.must_match}}}\n"
+        asks = [f"must-match: {route.must_match}"] * bool(route.must_match)
+        asks += [f"{name}: [{', '.join(listed)}]" for name, listed in (("allow", route.allow), ("deny", route.deny)) if listed]
+        routes += f"    sender: {{{', '.join(asks)}}}\n" if asks else ""
     made.config.write_text(
         f"store: {made.store}\nlog: {made.log}\ntrusted: [{', '.join(SETTINGS.trusted)}]\nroutes:\n{routes}"
         f"sinks:\n  app: {app}\n{TIMING}{milter}"
@@ -107,46 +119,82 @@ def posted(session: Session, case: Case) -> tuple[str, str]:
     return str(last), sent.queue_id
 
 
-def through(host: MilterHost, door: str, found: dict[str, tuple[str, str, str]]) -> None:
-    """Sends every case through one door, on one connection. At the milter's the rule, if it was the milter's, is read at once."""
+def through(host: MilterHost, door: str, chosen: Iterable[Case], found: Sent) -> None:
+    """Sends these through one door, on one connection. At the milter's the rule, if it was the milter's, is read at once."""
     with host.session(door) as session:
-        seen = 0
-        for case in cases():
+        seen = len(_of_milter(host))
+        for case in chosen:
             said, queue_id = posted(session, case)
-            rule = ""
-            if door == "milter":
-                ours = [line for line in host.log() if line.door == "milter" and line.stage]
-                new, seen = ours[seen:], len(ours)
-                assert len(new) <= 1, (case.id, new)
-                rule = f"{new[0].rule} {new[0].route}" if new else ""
+            new = _of_milter(host)[seen:] if door == "milter" else []
+            seen += len(new)
+            assert len(new) <= 1, (case.id, new)
+            rule = f"{new[0].rule} {new[0].route}" if new else ""
             found[case.id] = (re.sub(r"queued as \w+", "queued", said), queue_id, rule)
+
+
+def _of_milter(host: MilterHost) -> list[Line]:
+    return [line for line in host.log() if line.door == "milter" and line.stage]
+
+
+def usual(case: Case) -> bool:
+    """Does nothing outside the message and its configuration matter?"""
+    return not case.alive and not case.dns_silent
+
+
+def apart(host: MilterHost, case: Case, keys: FaultyApp, dns: DnsServer, sent: Mapping[str, Sent]) -> None:
+    """One message of which the app, or DNS, says what the case has; the milter begins anew, so that it knows no answer yet."""
+    keys.behaviour = {"": "status/500", "unavailable": "status/500"}.get(case.alive, f"alive-{case.alive}")
+    dns.down = case.dns_silent
+    host.milter.end()
+    host.milter.start()
+    for door, found in sent.items():
+        through(host, door, [case], found)
+        host.idle()
+    dns.down = False
+
+
+@reply_of
+def alive_yes(request: Request) -> None:
+    """The app knows the key."""
+    request.answer(200, b'{"alive": true}', kind="application/json")
+
+
+@reply_of
+def alive_no(request: Request) -> None:
+    """The app does not."""
+    request.answer(200, b'{"alive": false}', kind="application/json")
 
 
 @pytest.fixture(scope="module")
 def judged(milter_tree: Environment) -> Iterator[Both]:
     """Every case at both doors."""
-    with DnsServer() as dns:
-        milter = f"authserv_id: {HOST}, dns: ['{dns.address}']"
-        # Nothing of Postfix's own in a message without a head: a Message-ID made of the queue ID is another at each door.
-        options = {"local_header_rewrite_clients": ""}
-        with milter_host(milter_tree, config=installation, host=HOST, milter=milter, options=options) as host:
-            sent: dict[str, dict[str, tuple[str, str, str]]] = {"milter": {}, "plain": {}}
-            threads = [threading.Thread(target=through, args=(host, door, found)) for door, found in sent.items()]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-            host.idle()
-            behind = {line.queue_id: line for line in host.log() if not line.door}
-            hashes = {data["envelope"]["queue_id"]: data["message"]["sha256"] for data in handed(host.app)}
-            yield {door: {id_: _judged(said, queue_id, rule, behind, hashes) for id_, (said, queue_id, rule) in found.items()}
-                   for door, found in sent.items()}  # fmt: skip
+    # Nothing of Postfix's own in a message without a head: a Message-ID made of the queue ID is another at each door.
+    options = {"local_header_rewrite_clients": ""}
+    with DnsServer() as dns, FaultyApp() as keys, milter_host(
+        milter_tree, config=partial(installation, ask=keys.url("key")), host=HOST, options=options,
+        milter=f"authserv_id: {HOST}, dns: ['{dns.address}'], dns_deadline: 1s",
+    ) as host:  # fmt: skip
+        sent: dict[str, Sent] = {"milter": {}, "plain": {}}
+        several = [case for case in cases() if usual(case)]
+        threads = [threading.Thread(target=through, args=(host, door, several, found)) for door, found in sent.items()]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for case in cases():
+            if not usual(case):
+                apart(host, case, keys, dns, sent)
+        host.idle()
+        behind = {line.queue_id: line for line in host.log() if not line.door}
+        hashes = {data["envelope"]["queue_id"]: data["message"]["sha256"] for data in handed(host.app)}
+        yield {door: {id_: _judged(said, queue_id, rule, behind, hashes) for id_, (said, queue_id, rule) in found.items()}
+               for door, found in sent.items()}  # fmt: skip
 
 
-def _judged(said: str, queue_id: str, rule: str, behind: Mapping[str, object], hashes: Mapping[str, str]) -> Judged:
+def _judged(said: str, queue_id: str, rule: str, behind: Mapping[str, Line], hashes: Mapping[str, str]) -> Judged:
     if not rule and queue_id in behind:
         line = behind[queue_id]
-        rule = f"{line.rule} {line.route}"  # type: ignore[attr-defined]
+        rule = f"{line.rule} {line.route}"
     name, _, route = rule.partition(" ")
     return Judged(said, name, route, hashes.get(queue_id, ""))
 
@@ -171,5 +219,7 @@ def test_the_two_doors_are_two(judged: Both) -> None:
     assert len(refused) >= 30
     assert {judged["plain"][id_].said for id_ in refused} == {"250 2.0.0 Ok: queued"}
     assert Counter(bool(each.sha256) for each in judged["milter"].values())[True] >= 200
-    assert {each.said for each in refused.values()} <= {f"550 {RULES[each.rule].status} {RULES[each.rule].text}" for each in refused.values()}
+    assert {each.said for each in refused.values()} <= {
+        f"550 {RULES[each.rule].status} {RULES[each.rule].text}" for each in refused.values()
+    }
     assert not {id_ for id_, each in judged["plain"].items() if each.rule and each.said[0] == "5"}
