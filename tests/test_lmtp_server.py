@@ -178,6 +178,21 @@ def test_our_own_fault_defers_every_recipient(fresh: Serving, change: str, rule:
     assert sum(f"action=defer rule={rule} to=support" in line for line in fresh.made.log_lines()) == 1
 
 
+def test_a_client_that_has_gone_gets_nothing_handed_over(fresh: Serving) -> None:
+    """Nobody would hear that the message is done with: Postfix brings it again, and the app gets it once."""
+    go = fresh.made.folder / "go"
+    wait = f"lambda *a, **k: ([time.sleep(0.01) for _ in iter(lambda: os.path.exists({str(go)!r}), True)], r(*a, **k))[1]"
+    fresh.start(change=f"import os, time, gatepost.gateway as g; r = g.Gateway.receive; g.Gateway.receive = {wait}")
+    with fresh.client() as client:
+        begin(client, [SUPPORT], number=7)
+    go.touch()
+    wait_for(lambda: any("action=defer rule=interrupted to=support" in line for line in fresh.made.log_lines()), "the log")
+    assert fresh.maildir() == []
+    with fresh.client() as client:
+        assert client.message(PERSON, [SUPPORT], message(), queue_id=queue_id(7))[0].startswith("250 2.0.0 accepted")
+    assert len(fresh.maildir()) == 1
+
+
 def test_a_store_that_is_gone_defers(fresh: Serving) -> None:
     """And mail passes again once it is back: nobody need restart anything."""
     fresh.start()
