@@ -11,21 +11,25 @@ from tests.installation import WEBHOOK_SECRET, Installation
 __all__ = ["corpus_installation"]
 
 
-def corpus_installation(folder: Path, *, app: str, more: str) -> Installation:
-    """In `folder`, which is made. `app`: the sink, as flow YAML; `more`: further top-level lines. No route asks the app."""
+def corpus_installation(folder: Path, *, app: str, more: str, ask: str = "") -> Installation:
+    """In `folder`, which is made. `app`: the sink, as flow YAML; `more`: further top-level lines.
+
+    `ask`: whom the routes that ask the app ask; "": they do not.
+    """
     folder.mkdir(mode=0o755)
     made = Installation(folder, folder / "gatepost.yml", folder / "store", folder / "gatepost.log", folder / "revoked")
     made.store.mkdir(mode=0o700)
     routes = ""
     for route in SETTINGS.routes:
         assert route.keys is not None
+        asked = f", ask: '{ask}'" if ask and route.keys.ask is not None else ""
         screening = ", ".join(f"{name}: {getattr(route.screening, name)}" for name in route.screening._fields)
         sender = [f"must-match: {route.must_match}"] if route.must_match else []
         sender += [f"{name}: [{', '.join(given)}]" for name, given in (("allow", route.allow), ("deny", route.deny)) if given]
         routes += (
             f"  - name: {route.name}\n"
             f'    address: "{route.address}"\n'
-            f"    keys: {{format: signed, secret: corpus, key_id: {route.keys.key_id}, revoked: {made.revoked}}}\n"
+            f"    keys: {{format: signed, secret: corpus, key_id: {route.keys.key_id}, revoked: {made.revoked}{asked}}}\n"
             f"    screening: {{{screening}}}\n"
             f"    sender: {{{', '.join(sender)}}}\n"
             f"    deliver: [app]\n"

@@ -21,10 +21,10 @@ from demo.dns_server import DnsServer
 from demo.environment import Environment
 from demo.postfix_instance import Session
 from gatepost.decision import RULES
-from gatepost.keys.keyring import revocation_line
-from tests.corpus_cases import KEYS, SETTINGS, Case, cases
+from tests.corpus_cases import Case, cases
+from tests.corpus_installation import corpus_installation
 from tests.faulty_app import FaultyApp, Request, reply_of
-from tests.installation import WEBHOOK_SECRET, Installation
+from tests.installation import Installation
 from tests.integration.conftest import TIMING, own
 from tests.integration.milter_host import Line, MilterHost, client, handed, milter_host
 
@@ -66,36 +66,9 @@ Both = Mapping[str, Mapping[str, Judged]]
 Sent = dict[str, tuple[str, str, str]]
 
 
-def installation(folder: Path, app: str, milter: str, *, ask: str) -> Installation:
-    """The corpus' settings (tests/corpus_cases.py) as a file."""
-    folder.mkdir(mode=0o755)
-    made = Installation(folder, folder / "gatepost.yml", folder / "store", folder / "gatepost.log", folder / "revoked")
-    made.store.mkdir(mode=0o700)
-    routes = ""
-    for route in SETTINGS.routes:
-        assert route.keys is not None
-        asked = f", ask: '{ask}'" if route.keys.ask is not None else ""
-        screening = ", ".join(f"{name}: {getattr(route.screening, name)}" for name in route.screening._fields)
-        routes += (
-            f"  - name: {route.name}\n"
-            f'    address: "{route.address}"\n'
-            f"    keys: {{format: signed, secret: corpus, key_id: {route.keys.key_id}, revoked: {made.revoked}{asked}}}\n"
-            f"    screening: {{{screening}}}\n"
-            f"    deliver: [app]\n"
-        )
-        asks = [f"must-match: {route.must_match}"] * bool(route.must_match)
-        asks += [f"{name}: [{', '.join(listed)}]" for name, listed in (("allow", route.allow), ("deny", route.deny)) if listed]
-        routes += f"    sender: {{{', '.join(asks)}}}\n" if asks else ""
-    made.config.write_text(
-        f"store: {made.store}\nlog: {made.log}\ntrusted: [{', '.join(SETTINGS.trusted)}]\nroutes:\n{routes}"
-        f"sinks:\n  app: {app}\n{TIMING}{milter}"
-    )
-    made.config.chmod(0o644)
-    (secret,) = {route.keys.secrets[0] for route in SETTINGS.routes if route.keys is not None}
-    secrets = folder / "secrets.yml"
-    secrets.write_text(f"corpus: ['{secret.decode()}']\napp-webhook: ['{WEBHOOK_SECRET}']\n")
-    secrets.chmod(0o600)
-    made.revoked.write_text("".join(f"{revocation_line(secret, 'reply-keys', KEYS[each])}\n" for each in ("revoked", "ended")))
+def installed(folder: Path, app: str, milter: str, *, ask: str) -> Installation:
+    """The corpus' settings, with a milter."""
+    made = corpus_installation(folder, app=app, more=f"{TIMING}{milter}", ask=ask)
     own(made)
     return made
 
@@ -171,7 +144,7 @@ def judged(milter_tree: Environment) -> Iterator[Both]:
     # Nothing of Postfix's own in a message without a head: a Message-ID made of the queue ID is another at each door.
     options = {"local_header_rewrite_clients": ""}
     with DnsServer() as dns, FaultyApp() as keys, milter_host(
-        milter_tree, config=partial(installation, ask=keys.url("key")), host=HOST, options=options,
+        milter_tree, config=partial(installed, ask=keys.url("key")), host=HOST, options=options,
         milter=f"authserv_id: {HOST}, dns: ['{dns.address}'], dns_deadline: 1s",
     ) as host:  # fmt: skip
         sent: dict[str, Sent] = {"milter": {}, "plain": {}}
