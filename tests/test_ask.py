@@ -22,7 +22,7 @@ import pytest
 from gatepost import ask as module
 from gatepost import receiver
 from gatepost.ask import IN_FLIGHT, KEEP_NO, KEEP_YES, PAUSE, Answer, Asker, Question, ask
-from tests.faulty_app import BEHAVIOURS, PAGE, FaultyApp, Request, verify
+from tests.faulty_app import PAGE, STANDING, FaultyApp, Request, verify
 from tests.test_sinks import SECRET, in_seconds
 from tests.test_sinks_tls import Certificates
 from tests.test_sinks_webhook import ENDLESS, KEY
@@ -318,7 +318,7 @@ def test_no_other_status_answers(said: Said) -> None:
         assert (asked_once(said.url()).alive == "yes") == (status == 200), status
 
 
-@pytest.mark.parametrize("path", sorted({*BEHAVIOURS, "status/100", "status/204", "status/418"} - {"status"}))
+@pytest.mark.parametrize("path", sorted({*STANDING, "status/100", "status/204", "status/418"} - {"status"}))
 def test_no_fault_is_an_answer(path: str) -> None:
     """Whatever an app has instead of an answer, the call ends, raises nothing, and knows nothing."""
     with FaultyApp() as app:

@@ -21,7 +21,7 @@ from gatepost.sinks.delivery import Outcome
 from gatepost.sinks.http_post import Answer, parse_url
 from gatepost.sinks.webhook import judge
 from gatepost.sinks.wire import WireError
-from tests.faulty_app import BEHAVIOURS, FaultyApp
+from tests.faulty_app import STANDING, FaultyApp
 from tests.test_sinks import HERE, ID, MESSAGE, SECRET, in_seconds, make_delivery
 
 KEY = b"a secret of thirty-two octets..."
@@ -233,7 +233,7 @@ def test_server_that_does_not_read_ends_at_the_deadline(app: FaultyApp) -> None:
 
 def test_every_behaviour_is_in_a_table() -> None:
     """No fault of the test app is left untried."""
-    assert set(BEHAVIOURS) - {name for name, _, _, _ in FAULTS} == {"status", "explain", "slow-read", "confirm-plain"}
+    assert STANDING - {name for name, _, _, _ in FAULTS} == {"status", "explain", "slow-read", "confirm-plain"}
 
 
 def test_deadline_in_the_past_sends_nothing(app: FaultyApp) -> None:
