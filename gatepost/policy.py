@@ -471,7 +471,7 @@ def at_recipient(envelope: Envelope, settings: Settings, facts: Facts, *, traced
     no-route is a reject here too; at RCPT that recipient is not ours, and the door leaves it to Postfix.
     """
     case = _Case(envelope, parse(b"", settings.parser), settings, facts)
-    return _judged(case, _AT_RECIPIENT, traced=traced)
+    return _judged(case, _AT_RECIPIENT, traced=traced, every=True)
 
 
 def key_to_ask(envelope: Envelope, message: Message, settings: Settings, facts: Facts) -> Key | None:
@@ -483,15 +483,21 @@ def key_to_ask(envelope: Envelope, message: Message, settings: Settings, facts: 
     return None if _denied(case)[0] else case.asked()
 
 
-def _judged(case: _Case, rules: tuple[tuple[str, Callable[[_Case], Answer]], ...], *, traced: bool) -> Decision:
+def _judged(
+    case: _Case, rules: tuple[tuple[str, Callable[[_Case], Answer]], ...], *, traced: bool, every: bool = False
+) -> Decision:  # fmt: skip
+    """The first rule that applies decides. `every`: the others are asked too, so that no time tells which one it was."""
     action: Action = "accept"
     decided = detail = ""
     trace = []
     for slug, rule in rules:
         if decided:
-            if not traced:
+            if every:
+                rule(case)
+            elif not traced:
                 break
-            trace.append(Step(rule=slug, applied=False, evidence=f"not asked: {decided} decided"))
+            if traced:
+                trace.append(Step(rule=slug, applied=False, evidence=f"not asked: {decided} decided"))
             continue
         answer, evidence = rule(case)
         if traced:
