@@ -111,9 +111,9 @@ def verify(text: str, *, secrets: tuple[bytes, ...], key_id: str, domains: tuple
     """
     data = _decoded(text)
     pieces = _pieces(data)
-    hashed = pieces or _pieces(decode(_STAND_IN) if data is None else _STAND_IN_DATA)
+    hashed = pieces or _stand_in(data)
     if pieces is not None:
-        _pieces(_REFUSED_DATA)  # what is no key is taken apart twice, in vain and as the stand-in
+        _pieces(_REFUSED_DATA)  # what is no key is taken apart twice, in vain and as what stands in for it
     assert hashed is not None
     fits = b""
     for secret in reversed(secrets):
@@ -183,6 +183,13 @@ def subject_bytes(text: str) -> bytes:
     if not text or not all("\x21" <= character <= "\x7e" for character in text):
         raise ValueError(f"subject {text!r}: text is printable ASCII without spaces; write anything else as 0x and hex")
     return text.encode("ascii")
+
+
+def _stand_in(data: bytes | None) -> _Pieces | None:
+    """What is hashed in place of a text that is no key: the same octets as if they were one, where they could be."""
+    if data is None:
+        return _pieces(decode(_STAND_IN))
+    return _pieces(bytes((_VERSION << 4 | data[0] & _FLAGS,)) + data[1:]) or _pieces(_STAND_IN_DATA)
 
 
 def _decoded(text: str) -> bytes | None:
