@@ -6,20 +6,15 @@ Never: says more to Postfix than the rule's public text, route and id; raises fo
 
 from __future__ import annotations
 
-import os
-
-from gatepost.decision import rule_decision
-from gatepost.errors import GatepostError
 from gatepost.log import line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
-    from gatepost.decision import Decision
     from gatepost.gateway import Receipt
 
-__all__ = ["LINE_LIMIT", "fault", "log_line", "said"]
+__all__ = ["LINE_LIMIT", "log_line", "said"]
 
 #: The most that Postfix is told. pipe(8) bears 4 kB, a reply line has 512 octets (RFC 5321 4.5.3.1.5). Of a pipe's success
 #: Postfix logs the first 100, so an id is cut to what tells messages apart (`gatepost parked show` and grep take a prefix).
@@ -58,18 +53,3 @@ def log_line(receipt: Receipt, *, queue_id: str, size: str, octets: int, ms: int
         ms=ms,
         detail=decision.detail,
     )
-
-
-def fault(error: BaseException) -> Decision:
-    """The deferral for our own fault, whatever it was; `detail` says what happened, and where."""
-    if isinstance(error, GatepostError):
-        return rule_decision("defer", error.rule, detail=str(error))
-    return rule_decision("defer", "internal-error", detail=f"{_place(error)}: {type(error).__name__}: {error}")
-
-
-def _place(error: BaseException) -> str:
-    """The innermost line of code that failed."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return f"{os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}" if trace is not None else "?"

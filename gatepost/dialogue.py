@@ -16,7 +16,7 @@ from gatepost import consequences, policy, stamp
 from gatepost.ask import DEADLINE as ASK_DEADLINE
 from gatepost.ask import Asker
 from gatepost.decision import Envelope, Sender, rule_decision
-from gatepost.errors import GatepostError
+from gatepost.fault import fault
 from gatepost.frozen import freeze
 from gatepost.gateway import counters, delivery_id, facts_for, question
 from gatepost.mail.canonical import crlf
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from gatepost.settings import MilterSettings, ParserLimits, Settings
     from gatepost.stores.ledger import Limited
 
-__all__ = ["Arrived", "Dialogue", "Ending"]
+__all__ = ["Arrived", "Dialogue", "Ending", "authenticator_for"]
 
 #: Octets of a token: what names a message for as long as it is in the queue, and what nobody can guess.
 _TOKEN: Final = 16
@@ -104,7 +104,7 @@ class Dialogue:
         self.settings = settings
         self.milter: MilterSettings = settings.milter
         self.now = now
-        self._authenticator = authenticator or _authenticator(settings.milter, settings.parser)
+        self._authenticator = authenticator or authenticator_for(settings.milter, settings.parser)
         self._asker = asker or Asker(now=now)
         # Not synced: a power cut takes judgements back, and the door behind the queue makes them again.
         self._ledgers = Ledgers(settings.store, synced=False)
@@ -117,19 +117,15 @@ class Dialogue:
         """The answer at RCPT. Accept without a route: not ours, Postfix decides. Reads only; takes no limit's room."""
         try:
             return self._recipient(envelope)
-        except GatepostError as error:
-            return rule_decision("defer", error.rule, detail=str(error))
         except Exception as error:  # noqa: BLE001 - our own fault defers
-            return rule_decision("defer", "internal-error", detail=_place(error))
+            return fault(error)
 
     def end(self, arrived: Arrived) -> Ending:
         """The answer at the end of the message."""
         try:
             return self._end(arrived)
-        except GatepostError as error:
-            return self._all(arrived, rule_decision("defer", error.rule, detail=str(error)))
         except Exception as error:  # noqa: BLE001 - our own fault defers
-            return self._all(arrived, rule_decision("defer", "internal-error", detail=_place(error)))
+            return self._all(arrived, fault(error))
 
     def _recipient(self, envelope: Envelope) -> Decision:
         settings, started = self.settings, self.now()
@@ -264,8 +260,11 @@ class Dialogue:
         return Ending(action=decision.action, decision=decision, lines=lines)
 
 
-def _authenticator(milter: MilterSettings, limits: ParserLimits) -> Authenticator | None:
-    """`limits`: those of the rules, or the two would read two senders out of one From."""
+def authenticator_for(milter: MilterSettings, limits: ParserLimits) -> Authenticator | None:
+    """What checks senders as the configuration says, None where nothing is checked. ImportError without the extra.
+
+    `limits`: those of the rules, or the two would read two senders out of one From.
+    """
     if not milter.authenticate:
         return None
     from gatepost.authentication import Authenticator, Resolver
@@ -288,12 +287,3 @@ def _once(recipients: tuple[str, ...]) -> tuple[str, ...]:
 
 def _form(to: str) -> str:
     return recipient(to).final_form
-
-
-def _place(error: Exception) -> str:
-    """What happened, and the innermost line of code where it did."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    where = f"{os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}" if trace is not None else "?"
-    return f"{where}: {type(error).__name__}: {error}"

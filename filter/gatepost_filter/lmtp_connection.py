@@ -18,6 +18,7 @@ from gatepost import answer, log
 from gatepost.daemon.room import Room
 from gatepost.decision import rule_decision
 from gatepost.errors import GatepostError
+from gatepost.fault import fault
 from gatepost.gateway import Gateway, Receipt
 from gatepost.mail.message import parse
 from gatepost.mail.received import received
@@ -254,7 +255,7 @@ class Connection:
                 self._hand_over(message, self._content(message, room, expected))
         except GoneError as error:
             if not self._ended:
-                self._log_waiting(message, answer.fault(error))
+                self._log_waiting(message, fault(error))
             raise
         finally:
             self._message = None
@@ -318,7 +319,7 @@ class Connection:
         try:
             return message.lease.engine.gateway.receive(envelope, raw, deadline=deadline, still_whole=self._still_there)
         except Exception as error:  # noqa: BLE001
-            return message.deferral(envelope, answer.fault(error))
+            return message.deferral(envelope, fault(error))
 
     def _still_there(self) -> None:
         """Raises GoneError where nobody waits for the answer any more: Postfix brings the message again."""
@@ -344,7 +345,7 @@ class Connection:
             self._sock.sendall(f"{reply}\r\n".encode("ascii"))
 
     def _note(self, error: Exception) -> None:
-        decision = answer.fault(error)
+        decision = fault(error)
         settings = self._shared.current.settings
         queue_id = self._session.queue_id or "lmtp"
         line = log.line(queue_id, action="defer", rule=decision.rule, detail=decision.detail)

@@ -238,8 +238,8 @@ def _defer_for(error: BaseException, way_out: Exit) -> NoReturn:
     rule, status, text, detail, where = "internal-error", "4.3.0", "Temporary failure, try later", type(error).__name__, ""
     try:
         detail = f"{type(error).__name__}: {error}"
-        from gatepost.answer import fault  # may fail as well: then this is what is told
         from gatepost.errors import ConfigError
+        from gatepost.fault import fault  # may fail as well: then this is what is told
 
         deferral = fault(error)
         rule, status, text, detail = deferral.rule, deferral.status, deferral.text, deferral.detail

@@ -19,6 +19,7 @@ from gatepost.cli.terminal import shown
 from gatepost.client_address import numbers
 from gatepost.config import load
 from gatepost.decision import Envelope
+from gatepost.dialogue import authenticator_for
 from gatepost.discovery import discover
 from gatepost.errors import GatepostError
 from gatepost.gateway import facts_for, question
@@ -100,16 +101,15 @@ def _facts(envelope: Envelope, message: Message, settings: Settings, checked: Ch
 
 def _check_sender(envelope: Envelope, message: Message, settings: Settings) -> Checked:
     """SPF, DKIM, DMARC and ARC of this message from this client. GatepostError where they cannot be asked."""
-    if settings.milter is None or not settings.milter.authenticate:
+    milter = settings.milter
+    if milter is None or not milter.authenticate:
         raise GatepostError("--ip: no milter: with authenticate: in the configuration, so no sender is checked")
     try:
-        from gatepost.authentication import Authenticator, Mail, Resolver
+        checker = authenticator_for(milter, settings.parser)
+        from gatepost.authentication import Mail
     except ImportError as error:
         raise GatepostError(f"--ip: {error.name} is not installed: pip install 'gatepost[milter]'") from error
-    milter = settings.milter
-    checker = Authenticator(
-        Resolver(milter.dns), methods=milter.authenticate, authserv_id=milter.authserv_id, limits=settings.parser
-    )
+    assert checker is not None  # authenticate: names a method
     mail = Mail(client_address=envelope.client_address, helo=envelope.helo, mail_from=envelope.sender, raw=message.raw,
                 host=milter.authserv_id)  # fmt: skip
     return checker.check(mail, deadline=time.monotonic() + milter.dns_deadline)

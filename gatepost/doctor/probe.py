@@ -15,12 +15,11 @@ import os
 import time
 from email.utils import parsedate_to_datetime
 
-from gatepost import __version__
 from gatepost.doctor.check import fail, not_used, ok, unknown, warn
 from gatepost.doctor.sinks import PATIENCE, sinks_in_use
 from gatepost.doctor.subject import Subject
 from gatepost.sinks.http_post import parse_url, post
-from gatepost.sinks.webhook import judge, signature
+from gatepost.sinks.webhook import judge, signed_fields
 from gatepost.sinks.wire import WireError
 
 TYPE_CHECKING = False
@@ -62,13 +61,7 @@ class _Asked:
         stamp = int(time.time())
         body = _body(probe_id, stamp, well_signed=well_signed)
         secrets = self.sink.secrets if well_signed else (os.urandom(32),)
-        fields = [
-            ("User-Agent", f"gatepost/{__version__}"),
-            ("Content-Type", "application/json"),
-            ("webhook-id", probe_id),
-            ("webhook-timestamp", str(stamp)),
-            ("webhook-signature", " ".join(signature(secret, probe_id, str(stamp), body) for secret in secrets)),
-        ]
+        fields = signed_fields(secrets, probe_id, "application/json", body, now=stamp)
         return post(parse_url(self.sink.target), fields, body, ca_file=self.sink.ca_file, deadline=time.monotonic() + PATIENCE)
 
 

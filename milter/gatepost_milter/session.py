@@ -9,12 +9,12 @@ into a log.
 
 from __future__ import annotations
 
-import os
 import time
 
 from gatepost import log
 from gatepost.decision import Envelope, rule_decision
 from gatepost.dialogue import Arrived
+from gatepost.fault import fault
 from gatepost.mail.canonical import crlf
 from gatepost.masking import masked
 from gatepost.smtp_reply import Reply, reply_for
@@ -117,7 +117,7 @@ class Session:
         try:
             transaction.lease = self._shared.current.take()
         except Exception as error:  # noqa: BLE001  # whatever it is, it is ours
-            transaction.fault = _internal(error)
+            transaction.fault = fault(error)
 
     def rcpt(self, path: str, macro: str | None, queue_id: str = "") -> Answer:
         """RCPT TO: goes on, or refuses this recipient alone. `queue_id`: "" at the first of a message."""
@@ -126,7 +126,7 @@ class Session:
         try:
             decision = self._recipient(to, path, queue_id)
         except Exception as error:  # noqa: BLE001
-            decision = _internal(error)
+            decision = fault(error)
         if decision.action not in ("reject", "defer"):
             return GO_ON
         self._log("rcpt", queue_id, decision, to=self._masked(to), client=self._client_address, ms=_since(started))
@@ -188,7 +188,7 @@ class Session:
         """Something went wrong where no answer can be given: the end of the message will."""
         transaction = self._transaction
         if transaction is not None:
-            transaction.fault = _disk(error) if isinstance(error, OSError) else _internal(error)
+            transaction.fault = _disk(error) if isinstance(error, OSError) else fault(error)
             if transaction.kept is not None:
                 transaction.kept.drop()
 
@@ -202,7 +202,7 @@ class Session:
             try:
                 return self._judged(transaction, queue_id, started)
             except Exception as error:  # noqa: BLE001
-                return self._deferred(transaction, _internal(error), queue_id, started)
+                return self._deferred(transaction, fault(error), queue_id, started)
         finally:
             self._transaction, self._ending = None, transaction
             self._over(transaction, under_way=False)
@@ -291,15 +291,6 @@ class Session:
 
 def _since(started: float) -> int:
     return round((time.monotonic() - started) * 1000)
-
-
-def _internal(error: Exception) -> Decision:
-    """Our own fault: a deferral; where and what goes to the log."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    place = f"{os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}" if trace is not None else "?"
-    return rule_decision("defer", "internal-error", detail=f"{place}: {type(error).__name__}: {error}")
 
 
 def _disk(error: OSError) -> Decision:
