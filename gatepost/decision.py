@@ -165,6 +165,11 @@ RULES: Final[dict[str, Rule]] = {
         text="Too many forged header fields",
         meaning="more than 50 fields claim to be this host's own results: refused, for removing them would hold Postfix up",
     ),
+    "probe": Rule(
+        status="2.0.0",
+        text="a probe",
+        meaning="gatepost doctor --chain sent it, to see that mail comes through: no message",
+    ),
     # what became of it behind the decision
     "app-refused": Rule(
         status="5.7.1", text="Refused by the application", meaning="the app said so in its answer or exit status"

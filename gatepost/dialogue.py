@@ -20,10 +20,11 @@ from gatepost.fault import fault
 from gatepost.frozen import freeze
 from gatepost.gateway import counters, delivery_id, facts_for, question
 from gatepost.mail.canonical import crlf
-from gatepost.mail.message import parse
+from gatepost.mail.message import PROBE, parse
 from gatepost.mail.recipient import recipient
 from gatepost.masking import masked
 from gatepost.own_results import FORGED_LIMIT, forged
+from gatepost.probe import is_probe
 from gatepost.stores.ledger import Judged
 from gatepost.stores.limits import counters_for
 from gatepost.stores.pool import Ledgers
@@ -172,7 +173,8 @@ class Dialogue:
         sender, results = self._authenticate(arrived, raw)
         message = parse(_received(arrived) + raw, self.settings.parser)
         until = time.monotonic() + _ASKING
-        judged = [self._judge(to, arrived, message, sender, until) for to in _once(arrived.recipients)]
+        probed = self._probed(message, arrived.recipients)
+        judged = [self._judge(to, arrived, message, sender, until, probe=to in probed) for to in _once(arrived.recipients)]
         action = consequences.together(tuple(each.decision for each in judged), others=arrived.others)
         if action != "accept":
             return self._answered(action, judged)
@@ -233,12 +235,21 @@ class Dialogue:
         checked = self._authenticator.check(mail, deadline=time.monotonic() + self.milter.dns_deadline)
         return checked.sender, results_value(checked, self.milter.authserv_id)
 
-    def _judge(self, to: str, arrived: Arrived, message: Message, sender: Sender | None, until: float) -> _Judgement:
+    def _probed(self, message: Message, recipients: tuple[str, ...]) -> frozenset[str]:
+        """The recipients for whom the message is the doctor's probe: of mail nobody."""
+        if message.headers.first(PROBE) is None:
+            return frozenset()
+        with self._ledgers.ledger() as ledger:
+            return frozenset(to for to in recipients if is_probe(ledger, message, _form(to)))
+
+    def _judge(
+        self, to: str, arrived: Arrived, message: Message, sender: Sender | None, until: float, *, probe: bool
+    ) -> _Judgement:  # fmt: skip
         envelope = Envelope(
             sender=arrived.sender, recipient=to, queue_id=arrived.queue_id, client_address=arrived.client_address,
             helo=arrived.helo,
         )  # fmt: skip
-        facts = facts_for(envelope, self.settings, self.now()).replace(sender=sender, direct=sender is not None)
+        facts = facts_for(envelope, self.settings, self.now()).replace(sender=sender, direct=sender is not None, probe=probe)
         decision = policy.decide(envelope, message, self.settings, facts, traced=False)
         decision = self._ask_the_app(decision, envelope, message, facts, until)
         return _Judgement(to=to, envelope=envelope, decision=decision)

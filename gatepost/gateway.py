@@ -16,7 +16,7 @@ from gatepost.decision import Decision, Envelope, rule_decision
 from gatepost.digest import same, sha256
 from gatepost.errors import GatepostError, ParkedFullError, StoreError
 from gatepost.frozen import freeze, thaw
-from gatepost.mail.message import STAMP, parse
+from gatepost.mail.message import PROBE, STAMP, parse
 from gatepost.mail.recipient import recipient
 from gatepost.masking import masked, without_key
 from gatepost.queue_id import arrival, is_long
@@ -166,7 +166,7 @@ def facts_for(envelope: Envelope, settings: Settings, now: float) -> policy.Fact
 
 def counters(envelope: Envelope, message: Message, settings: Settings, verdict: Decision) -> tuple[Counter, ...]:
     """What a message is counted by; only what every other rule accepts is counted."""
-    if verdict.action != "accept":
+    if verdict.action != "accept" or verdict.rule == "probe":
         return ()
     people = message.from_.list
     return counters_for(
@@ -259,9 +259,10 @@ class Gateway:
         message = parse(raw, settings.parser)
         with self._ledgers.ledger() as ledger:
             seen = self._stamp(ledger, envelope, message)
+            probe = self._is_probe(ledger, envelope, message)
             host_id = ledger.host_id
         id_ = delivery_id(host_id, envelope, message, seen.token if seen is not None else "")
-        facts = facts_for(envelope, settings, started)
+        facts = facts_for(envelope, settings, started).replace(probe=probe)
         if seen is not None:
             # What DNS left open stays open: nobody asks again, so a deferral would end in nothing but give_up_after.
             known = seen.sender.replace(temporary=False) if seen.sender is not None else None
@@ -301,6 +302,13 @@ class Gateway:
         record = ledger.recorded(found.token)
         young = record is not None and self.now() - record.at < self.settings.timing.queue_lifetime
         return found if record is not None and young and same(record.binding, found.binding) else None
+
+    def _is_probe(self, ledger: Ledger, envelope: Envelope, message: Message) -> bool:
+        if message.headers.first(PROBE) is None:
+            return False
+        from gatepost.probe import is_probe
+
+        return is_probe(ledger, message, recipient(envelope.recipient).final_form)
 
     def _ask_the_app(
         self, envelope: Envelope, message: Message, facts: policy.Facts, id_: str, deadline: float
@@ -372,6 +380,8 @@ class Gateway:
             settings=self.settings,
             now=self.now(),
         )
+        if decision.action == "accept":
+            decision = rule_decision("accept", job.verdict.rule, detail=decision.detail)
         return name, decision.replace(route=job.verdict.route, key=job.verdict.key, thread=job.verdict.thread,
                                       findings=job.verdict.findings, sender=job.verdict.sender)  # fmt: skip
 

@@ -54,7 +54,7 @@ class Facts(Value):
     message counts. `direct`: the client was none of the trusted hosts, whatever the message says of its way; nor does it count
     then what the message says of its sender. `unseen`: the milter should have seen the message and has not, so that a stranger
     may have written in it what a trusted host would: that counts only against the sender. `alive`: what the app answered of the
-    key that `key_to_ask` names, "" where it was not asked.
+    key that `key_to_ask` names, "" where it was not asked. `probe`: the store knows the token that it carries: the doctor's.
     """
 
     now: float
@@ -64,6 +64,7 @@ class Facts(Value):
     direct: bool = False
     unseen: bool = False
     alive: Alive = ""
+    probe: bool = False
 
 
 #: Message-IDs of ours that a message may name before the rest of its References is passed over: a stranger may name 500.
@@ -418,6 +419,13 @@ def _sender_rule(slug: str) -> Callable[[_Case], Answer]:
     return rule
 
 
+def _probe(case: _Case) -> Answer:
+    """Before whatever judges content and sender: it shows the way, not what it carries."""
+    if case.facts.probe:
+        return "accept", "gatepost doctor sent it"
+    return None, "not one of gatepost doctor's"
+
+
 def _accepted(_case: _Case) -> Answer:
     return "accept", "no rule before applied"
 
@@ -436,6 +444,7 @@ ORDER: Final[tuple[tuple[str, Callable[[_Case], Answer]], ...]] = (
     ("key-expired", _key_rule("expired", _expiry)),
     ("key-revoked", _key_rule("revoked", lambda _: "the route's revoked: file names it")),
     ("ask-unavailable", _unanswered),
+    ("probe", _probe),
     ("loop", _loop),
     ("bounce", _bounce),
     ("automatic", _automatic),
@@ -453,7 +462,7 @@ ORDER: Final[tuple[tuple[str, Callable[[_Case], Answer]], ...]] = (
 
 
 #: The rules that need no message: what can be said at RCPT.
-_AT_RECIPIENT: Final = (*ORDER[: [slug for slug, _ in ORDER].index("loop")], ORDER[-1])
+_AT_RECIPIENT: Final = (*ORDER[: [slug for slug, _ in ORDER].index("probe")], ORDER[-1])
 
 
 def decide(envelope: Envelope, message: Message, settings: Settings, facts: Facts, *, traced: bool = True) -> Decision:

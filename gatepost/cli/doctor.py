@@ -1,4 +1,4 @@
-"""`gatepost doctor [--probe]`: is this installation well, and if not, what is to be done.
+"""`gatepost doctor [--probe] [--chain]`: is this installation well, and if not, what is to be done.
 
 Exit status: 0 = no FAIL; 1 = at least one; 75 = the configuration cannot be used, which is the first FAIL of the report.
 """
@@ -37,6 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--probe", action="store_true", help="also ask each webhook: one probe well signed, one with a wrong signature"
     )
     parser.add_argument(
+        "--chain", action="store_true", help="also walk the way of a message to here: DNS, port 25, TLS, and one probe by mail"
+    )
+    parser.add_argument(
         "--postfix-config",
         default=os.environ.get("POSTFIX_CONFIG", ""),
         metavar="FOLDER",
@@ -55,6 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
             become_owner=become_store_owner,
             postfix=arguments.postfix_config,
             probe=arguments.probe,
+            chain=arguments.chain,
         )
     )
     if arguments.json:

@@ -24,10 +24,14 @@ if TYPE_CHECKING:
 __all__ = ["load", "questions"]
 
 
-def load(config: str, *, pipe_script: str, python: str, postfix: str, probe: bool, now: float) -> Subject:
+def load(
+    config: str, *, pipe_script: str, python: str, postfix: str, probe: bool, chain: bool, now: float
+) -> Subject:  # fmt: skip
     """Reads the configuration as `config check` does. Never raises: the subject has the problems."""
     path = os.path.abspath(config)
-    subject = Subject(config=path, settings=None, pipe_script=pipe_script, python=python, postfix=postfix, probe=probe, now=now)
+    subject = Subject(
+        config=path, settings=None, pipe_script=pipe_script, python=python, postfix=postfix, probe=probe, chain=chain, now=now
+    )
     try:
         built = build(path)
         settings = built.settings()

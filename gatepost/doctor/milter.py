@@ -15,8 +15,9 @@ import subprocess
 from contextlib import suppress
 
 from gatepost.doctor.check import fail, not_used, ok, unknown, warn
-from gatepost.doctor.milter_dialogue import SmtpError, first_route, reply_to_a_bad_key
+from gatepost.doctor.milter_dialogue import first_route, reply_to_a_bad_key
 from gatepost.doctor.postfix_instance import Instance, PostfixError, seconds, words
+from gatepost.doctor.smtp_dialogue import SmtpError
 from gatepost.doctor.subject import name_of
 from gatepost.value import Value
 from gatepost.wiring import milter_endpoint

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 import socket
-import time
 
 from gatepost.decision import RULES
 from gatepost.doctor.postfix_instance import Instance, words
+from gatepost.doctor.smtp_dialogue import Dialogue, SmtpError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,17 +20,10 @@ if TYPE_CHECKING:
     from gatepost.doctor.postfix_instance import Service
     from gatepost.settings import Route, Settings
 
-__all__ = ["PATIENCE", "SmtpError", "first_route", "reply_to_a_bad_key"]
+__all__ = ["bad_key", "first_route", "is_refusal", "reply_to_a_bad_key"]
 
-#: Seconds for the whole dialogue: postscreen(8) alone waits 6 before it greets.
-PATIENCE: Final = 30.0
 _KEY: Final = "gatepost-doctor-"
 _PORTS: Final = {"smtp": 25, "submission": 587, "submissions": 465, "smtps": 465}
-_LONGEST_REPLY: Final = 65_536
-
-
-class SmtpError(Exception):
-    """There is no dialogue; the text says why."""
 
 
 def first_route(settings: Settings) -> Route | None:
@@ -50,18 +43,27 @@ def reply_to_a_bad_key(route: Route, instance: Instance, services: tuple[Service
 
     Raises SmtpError or OSError.
     """
-    key = _KEY + os.urandom(6).hex()
-    address = route.address.replace("%{key}", key).replace("%s", key)
-    with socket.create_connection(_where(instance, services), timeout=PATIENCE) as there:
-        dialogue = _Dialogue(there)
+    address = bad_key(route)
+    with Dialogue(*_where(instance, services)) as dialogue:
         dialogue.expect("", "220")
         dialogue.expect(f"EHLO {instance.parameter('myhostname')}", "250")
         reply = dialogue.said("MAIL FROM:<>")
         if reply.startswith("250"):
             reply = dialogue.said(f"RCPT TO:<{address}>")
         dialogue.said("QUIT")
+    return address, reply, is_refusal(reply)
+
+
+def bad_key(route: Route) -> str:
+    """An address of the route with a key that nobody has."""
+    key = _KEY + os.urandom(6).hex()
+    return route.address.replace("%{key}", key).replace("%s", key)
+
+
+def is_refusal(reply: str) -> bool:
+    """Whether that is what gatepost says of such a key, and not Postfix of an address that no route takes."""
     rule = RULES["key-unknown"]
-    return address, reply, reply.startswith(f"550 {rule.status} ") and rule.text in reply
+    return reply.startswith(f"550 {rule.status} ") and rule.text in reply
 
 
 def _where(instance: Instance, services: tuple[Service, ...]) -> tuple[str, int]:
@@ -74,36 +76,3 @@ def _where(instance: Instance, services: tuple[Service, ...]) -> tuple[str, int]
     number = _PORTS.get(port) or (int(port) if port.isdigit() else socket.getservbyname(port, "tcp"))
     first = next(iter(words(instance.parameter("inet_interfaces"))), "all")
     return host.strip("[]") or (first if first not in ("all", "loopback-only") else "127.0.0.1"), number
-
-
-class _Dialogue:
-    """Commands and whole replies (RFC 5321 4.2), all within `PATIENCE`."""
-
-    def __init__(self, there: socket.socket) -> None:
-        self._there, self._end, self._rest = there, time.monotonic() + PATIENCE, b""
-
-    def said(self, command: str) -> str:
-        """The last line of the reply; "" as command: the greeting."""
-        if command:
-            self._there.sendall(command.encode() + b"\r\n")
-        while True:
-            line, found, rest = self._rest.partition(b"\r\n")
-            if found:
-                self._rest = rest
-                if line[3:4] != b"-":
-                    return line.decode("ascii", "replace")
-                continue
-            left = self._end - time.monotonic()
-            if left <= 0 or len(self._rest) > _LONGEST_REPLY:
-                raise SmtpError(f"{command or 'the greeting'}: no reply in {PATIENCE:.0f} s")
-            self._there.settimeout(left)
-            data = self._there.recv(4_096)
-            if not data:
-                raise SmtpError(f"{command or 'the greeting'}: the connection ended")
-            self._rest += data
-
-    def expect(self, command: str, code: str) -> None:
-        """Raises SmtpError for another reply."""
-        reply = self.said(command)
-        if not reply.startswith(code):
-            raise SmtpError(f"{command or 'the greeting'}: {reply}")

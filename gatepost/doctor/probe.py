@@ -10,7 +10,6 @@ Never: sends anything to a Maildir or a program, or to an app that takes `format
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from email.utils import parsedate_to_datetime
@@ -18,6 +17,7 @@ from email.utils import parsedate_to_datetime
 from gatepost.doctor.check import fail, not_used, ok, unknown, warn
 from gatepost.doctor.sinks import PATIENCE, sinks_in_use
 from gatepost.doctor.subject import Subject
+from gatepost.probe import body as probe_body
 from gatepost.sinks.http_post import parse_url, post
 from gatepost.sinks.webhook import judge, signed_fields
 from gatepost.sinks.wire import WireError
@@ -59,20 +59,10 @@ class _Asked:
 
     def _post(self, probe_id: str, *, well_signed: bool) -> Answer:
         stamp = int(time.time())
-        body = _body(probe_id, stamp, well_signed=well_signed)
+        body = probe_body(probe_id, _TEXT[well_signed], at=stamp)
         secrets = self.sink.secrets if well_signed else (os.urandom(32),)
         fields = signed_fields(secrets, probe_id, "application/json", body, now=stamp)
         return post(parse_url(self.sink.target), fields, body, ca_file=self.sink.ca_file, deadline=time.monotonic() + PATIENCE)
-
-
-def _body(probe_id: str, stamp: int, *, well_signed: bool) -> bytes:
-    """The envelope of every webhook: type, timestamp (RFC 3339), data."""
-    event = {
-        "type": "gatepost.probe",
-        "timestamp": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(stamp)),
-        "data": {"id": probe_id, "version": 1, "text": _TEXT[well_signed]},
-    }
-    return json.dumps(event).encode("ascii")
 
 
 def questions(subject: Subject) -> Questions:

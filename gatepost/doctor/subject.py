@@ -26,7 +26,7 @@ class Subject(Value):
 
     `secrets`: the secrets file, "" where none is needed or nothing is known of it. `pipe_script`, `python`: this
     installation's own, to compare with. `postfix`: a configuration folder, "" = find it, "none" = there is none to look at.
-    `runs_as`: the user that gatepost runs as (`with_user`).
+    `host`: Postfix's myhostname, "" where there is none. `runs_as`: the user that gatepost runs as (`with_user`).
     """
 
     config: str
@@ -38,6 +38,8 @@ class Subject(Value):
     python: str
     postfix: str = ""
     probe: bool = False
+    chain: bool = False
+    host: str = ""
     now: float
     runs_as: int = -1
 

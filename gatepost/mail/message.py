@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from gatepost.mail.headers import Field
     from gatepost.settings import ParserLimits
 
-__all__ = ["LIMIT_FLAGS", "STAMP", "Mailbox", "Mailboxes", "Message", "parse"]
+__all__ = ["LIMIT_FLAGS", "PROBE", "STAMP", "Mailbox", "Mailboxes", "Message", "parse"]
 
 #: The flags that say that a limit cut something: its name in `ParserLimits` stands behind it.
 LIMIT_FLAGS: Final[dict[str, str]] = {
@@ -36,6 +36,8 @@ LIMIT_FLAGS: Final[dict[str, str]] = {
 
 #: The field by which one host of ours tells another what it has seen, as `Field.name` spells it.
 STAMP: Final = "x-gatepost-stamp"
+#: The field with the token of `gatepost doctor --chain`.
+PROBE: Final = "x-gatepost-probe"
 
 
 class Message:

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import time
 
+from gatepost.sinks.delivery import Outcome
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gatepost.settings import Sink
-    from gatepost.sinks.delivery import Delivery, Outcome
+    from gatepost.sinks.delivery import Delivery
 
 __all__ = ["deliver"]
 
@@ -27,8 +29,10 @@ def deliver(sink: Sink, delivery: Delivery, *, deadline: float, now: Callable[[]
 
     `deadline`: time.monotonic() seconds by which it has ended (a disk that hangs is beyond it: the Maildir is not bounded).
     `now`: Unix seconds, for the signature's timestamp. What is not the other side's doing (MemoryError, a bug) passes
-    through; the door defers.
+    through; the door defers. A probe (rule `probe`) is for webhooks alone: any other sink would take it for mail.
     """
+    if delivery.decision.rule == "probe" and (sink.kind != "webhook" or sink.format == "raw"):
+        return Outcome(kind="delivered", detail=f"a probe: sink {sink.name} gets none")
     if sink.kind == "maildir":
         from gatepost.sinks import maildir
 

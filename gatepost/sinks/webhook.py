@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["deliver", "judge", "signature", "signed_fields"]
 
+_PROBE: Final = "A probe by gatepost doctor, which came by mail. It carries no message: answer 2xx."
 #: Characters of an app's explanation that the log gets.
 _EXPLANATION: Final = 120
 #: What an HTML page begins with, in lower case, behind white space and a byte order mark.
@@ -55,6 +56,10 @@ def deliver(sink: Sink, delivery: Delivery, *, deadline: float, now: Callable[[]
 
 def _body(sink: Sink, delivery: Delivery) -> tuple[str, bytes]:
     """Content-Type and body."""
+    if delivery.decision.rule == "probe":
+        from gatepost.probe import body as probe_body
+
+        return "application/json", probe_body(delivery.id, _PROBE, at=delivery.received_at)
     if sink.format == "raw":
         from gatepost.sinks.head_fields import gatepost_fields, with_fields, without_fields
 

@@ -10,7 +10,7 @@ lease.
 
 from __future__ import annotations
 
-from gatepost.digest import hmac_sha256
+from gatepost.digest import hmac_sha256, same
 from gatepost.stores.database import DATABASE, Transaction, close, fetch, open_database
 from gatepost.value import Value
 
@@ -249,6 +249,24 @@ class Ledger:
         found = fetch(self._database, self._path, "SELECT at, queue_id, binding FROM token WHERE token = ?", (known_as,))
         return Recorded(**dict(zip(Recorded._fields, found[0], strict=True))) if found else None
 
+    def expect(self, token: str, *, recipient: str, now: float) -> None:
+        """From now on (Unix seconds) a message with this token (32 hexadecimal digits, random) is the doctor's. StoreError.
+
+        For this recipient alone; the token goes when tokens of its age do (`prune`), or by `expect_no_more`.
+        """
+        with Transaction(self._database, self._path) as database:
+            database.execute("INSERT INTO token VALUES (?, '', ?, ?)", (_token(token), now, self._probe(recipient)))
+
+    def expects(self, token: str, *, recipient: str) -> bool:
+        """Whether `expect` was told so, by whoever knows this token; of a text that is none, never. Raises StoreError."""
+        record = self.recorded(token)
+        return record is not None and same(record.binding, self._probe(recipient))
+
+    def expect_no_more(self, token: str) -> None:
+        """The message with this token has come. Raises StoreError."""
+        with Transaction(self._database, self._path) as database:
+            database.execute("DELETE FROM token WHERE token = ?", (_token(token),))
+
     def _count(
         self, database: sqlite3.Connection, delivery: bytes, counters: tuple[Counter, ...], now: float, lease: float
     ) -> tuple[float, str] | None:
@@ -343,6 +361,10 @@ class Ledger:
     def _hash(self, address: str) -> bytes:
         """Of the address in lower case: who asks to be forgotten does not know how the case was."""
         return hmac_sha256(self.hash_key, _utf8(address.lower()))[:_HASH_BYTES]
+
+    def _probe(self, recipient: str) -> bytes:
+        """What binds a token of the doctor's to its recipient; no stamp of the milter's has this form."""
+        return b"probe " + self._hash(recipient)
 
     def _asked(self, counters: tuple[Counter, ...]) -> list[tuple[bytes, Counter]]:
         """The counters that have a window, each with its hash."""
