@@ -194,11 +194,12 @@ def test_parked_mail_is_listed_shown_released_and_dropped(made: Installation, ca
     assert "\x1b" not in answer(capsys, "parked", "show", first.id[:12])
     facts = asked(capsys, "parked", "show", first.id)
     assert (facts["rule"], facts["kind"], facts["recipient"]) == ("no-route", "refused", "nobody@in.example.com")
+    assert facts["host"] == os.uname().nodename
     assert "name one with --route" in answer(capsys, "parked", "release", first.id, status=1)
     assert "released to app" in answer(capsys, "parked", "release", first.id, "--route", "support")
     assert len(list((made.folder / "Maildir" / "new").iterdir())) == 1
     assert answer(capsys, "parked", "drop", "--rule", "no-route") == "dropped 1\n"
-    assert answer(capsys, "parked", "list") == "nothing is parked\n"
+    assert answer(capsys, "parked", "list") == f"nothing is parked on {os.uname().nodename}: each mail host has its own\n"
     assert second.id[:12] not in answer(capsys, "parked", "list")
 
 

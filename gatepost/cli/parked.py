@@ -8,6 +8,7 @@ Never: prints a stranger's control characters to a terminal.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 
@@ -23,11 +24,15 @@ from gatepost.stores.parked import Parked
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
+    from typing import Final
 
     from gatepost.settings import Settings
     from gatepost.stores.parked import Entry
 
 __all__ = ["add_arguments", "run_drop", "run_list", "run_release", "run_show"]
+
+#: Where the mail lies: a domain may have several hosts, and each has a store of its own.
+_HOST: Final = os.uname().nodename
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,7 +74,7 @@ def run_list(arguments: argparse.Namespace) -> int:
         kept = "head only" if entry.headers_only else f"{entry.size} bytes"
         print(f"{entry.id[:12]}  {_when(entry.parked_at)}  {entry.rule:<16} {entry.route or '-':<12} {kept:>14}  "
               f"{shown(entry.sender) or '<>'} -> {shown(entry.recipient)}")  # fmt: skip
-    print(f"{len(entries)} parked" if entries else "nothing is parked")
+    print(f"{len(entries) or 'nothing is'} parked on {_HOST}: each mail host has its own")
     return 0
 
 
@@ -126,7 +131,7 @@ def run_drop(arguments: argparse.Namespace) -> int:
 
 def _facts(entry: Entry) -> dict[str, object]:
     """What a person or a program is told of an entry: all but the gateway's own notes."""
-    return {name: value for name, value in entry.__dict__.items() if name != "meta"}
+    return {**{name: value for name, value in entry.__dict__.items() if name != "meta"}, "host": _HOST}
 
 
 def _chosen(parked: Parked, arguments: argparse.Namespace) -> list[str]:

@@ -135,7 +135,8 @@ def _mx(way: _Way, domain: str) -> Verdict:
                     return fail(f"{domain}: its MX {name} has no address", f"publish in DNS: {name}. IN A ADDRESS")
                 way.mx, way.addresses = name, addresses
                 way.enforced = way.enforced or _policy(way, domain)
-                others = f"; beside it {', '.join(each for each in names if each != name)}" if len(names) > 1 else ""
+                beside = ", ".join(each for each in names if each != name)
+                others = f"; beside it {beside}: each host has a ledger, limits and parked mail of its own" if beside else ""
                 return ok(f"{domain}: MX {name}, which is {' and '.join(addresses)}{others}")
     except Unanswered as silence:
         return unknown(f"{domain}: DNS does not answer ({silence})", "see /etc/resolv.conf, and `milter.dns` if it is set")

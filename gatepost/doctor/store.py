@@ -214,7 +214,10 @@ def _parked(subject: Subject) -> Verdict:
         return unknown(rows)
     entries, octets = (sum(column) for column in zip(*rows, strict=True)) if rows else (0, 0)
     kept_entries, kept = rows[-1] if rows else (0, 0)
-    shown = f"{entries} messages, {octets} bytes (cap {limits.max_bytes}); {kept_entries} of them are kept until a person acts"
+    shown = (
+        f"{entries} messages, {octets} bytes (cap {limits.max_bytes}); {kept_entries} of them are kept until a person acts;"
+        f" on {os.uname().nodename} alone, as ledger and limits are"
+    )
     act = "gatepost parked list, then release or drop; or raise parked.max_size"
     if kept >= limits.max_bytes:
         return fail(f"{shown}: mail that would be parked is deferred", act)
