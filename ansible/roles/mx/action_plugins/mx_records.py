@@ -29,6 +29,13 @@ def _beside(name: str) -> Any:
     return sys.modules[known]
 
 
+def _dnspython() -> Any:
+    try:
+        return _beside("mx_dns")
+    except ImportError as wrong:
+        raise AnsibleActionFail(f"the role mx needs dnspython where Ansible runs: pip install dnspython ({wrong})") from wrong
+
+
 class ActionModule(ActionBase):
     """Compares a domain's records with those that must be there, and has them changed or prints what to paste."""
 
@@ -39,59 +46,52 @@ class ActionModule(ActionBase):
     )
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """The task's result: `changed`, `missing` (to paste), `policy` (the MTA-STS file), `diff`."""
+        """The task's result: `changed`, `missing` (to paste), `policy` (the MTA-STS file; `mode: policy` asks for that alone), `diff`."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         variables, args = task_vars or {}, self._task.args
         zone = _beside("mx_zone")
-        try:
-            dns = _beside("mx_dns")
-        except ImportError as wrong:
-            raise AnsibleActionFail(f"the role mx needs dnspython where Ansible runs: pip install dnspython ({wrong})") from wrong
+        dns = _dnspython()
         try:
             hosts = self._hosts(zone, args, variables)
+            result["policy"] = zone.sts_policy(args["sts"], hosts) if args["sts"] != "none" and hosts else ""
+            if args["mode"] == "policy":
+                return result
             sets = zone.wanted(args["domain"], hosts, sts=args["sts"], sts_web=args["sts_web"], **args["texts"])
             if not args["addresses"]:
                 sets = tuple(one for one in sets if one.type == "MX" or one.version and not one.only_if_none)
             result |= self._bring_about(zone, dns, args, sets, hosts, variables)
         except (ValueError, dns.Trouble) as wrong:
             raise AnsibleActionFail(str(wrong)) from wrong
-        result["policy"] = zone.sts_policy(args["sts"], hosts) if args["sts"] != "none" and hosts else ""
         return result
 
     def _bring_about(self, zone: Any, dns: Any, args: dict[str, Any], sets: Any, hosts: Any, variables: dict[str, Any]) -> dict[str, Any]:
         ttl, update = int(args["ttl"]), args["mode"] == "update"
-        if update:
-            server = self._server(dns, args, variables)
-            ask = server.ask
-        else:
-            resolver = dns.make_resolver([str(one) for one in args["resolver"]["addresses"]], int(args["resolver"]["port"]))
+        resolver = dns.make_resolver([str(one) for one in args["resolver"]["addresses"]], int(args["resolver"]["port"]))
 
-            def ask(name: str, kind: str) -> list[str]:
-                found: list[str] = dns.ask_resolver(resolver, name, kind)
-                return found
+        def ask_resolver(name: str, kind: str) -> list[str]:
+            found: list[str] = dns.ask_resolver(resolver, name, kind)
+            return found
 
-        changes = zone.differences(sets, self._found(ask, sets))
-        paste = zone.text_to_paste(changes, ttl)
-        addressless = self._addressless(ask, zone, hosts, changes) if hosts else []
-        answer: dict[str, Any] = {"changed": update and bool(changes), "missing": paste, "addressless": addressless}
+        server = self._server(dns, args, variables) if update else None
+        ask = server.ask if server else ask_resolver
+        changes = zone.differences(sets, {key: ask(*key) for key in zone.asked_for(sets)})
+        # A host whose records are not ours may lie in a zone that our server does not have.
+        nowhere = self._addressless(ask if args["addresses"] else ask_resolver, zone, hosts, changes)
+        paste = zone.text_to_paste(changes, ttl) + "".join(f"; {name}: it needs an A or AAAA record; which, mx_addresses says\n" for name in nowhere)
+        answer: dict[str, Any] = {"changed": update and bool(changes), "missing": paste}
         if update and changes:
             answer["diff"] = {"before_header": "DNS", "after_header": "DNS"}
             answer["diff"] |= {"before": zone.text_before(changes, ttl), "after": zone.text_after(changes, ttl)}
-        if update and addressless:
+        if update and nowhere:
             raise ValueError(
-                f"no address is known for {', '.join(addressless)}, and DNS has none: a server may refuse an MX that leads nowhere, and senders "
-                "would bounce. Set mx_addresses for the host."
+                f"DNS has no address for {', '.join(nowhere)}, and none is known: a server may refuse an MX that leads nowhere, and mail would "
+                "find nobody. Set mx_addresses for the host."
             )
-        if update and changes and not self._task.check_mode:
+        if server and changes and not self._task.check_mode:
             self._change(zone, server, sets, changes, ttl)
         if not update and paste:
             Display().display(f"\n; Missing or wrong in DNS. Ready for the zone file of {args['domain']}:\n{paste}", color="yellow")
         return answer
-
-    @staticmethod
-    def _found(ask: Any, sets: Any) -> dict[tuple[str, str], list[str]]:
-        keys = {(one.name, one.type) for one in sets} | {(one.name, "CNAME") for one in sets if one.values}
-        return {key: ask(*key) for key in sorted(keys)}
 
     @staticmethod
     def _addressless(ask: Any, zone: Any, hosts: Any, changes: Any) -> list[str]:
@@ -108,7 +108,7 @@ class ActionModule(ActionBase):
             by_zone.setdefault(server.zone(change.name), []).append((change.name, change.type, change.remove, change.add))
         for name, rows in by_zone.items():
             server.change(name, ttl, rows)
-        left = zone.differences(sets, ActionModule._found(server.ask, sets))
+        left = zone.differences(sets, {key: server.ask(*key) for key in zone.asked_for(sets)})
         if left:
             raise ValueError(f"the server took the update, and yet this is missing:\n{zone.text_to_paste(left, ttl)}")
 

@@ -40,6 +40,9 @@ MEANING = {
     "SERVFAIL": "the server cannot write the zone: its log says why",
 }
 
+#: What to do where a mail host's name is in a zone that the server does not have.
+OTHERS = " (where the hosts' names are in somebody else's zone, set mx_host_records to false)"
+
 
 class Trouble(Exception):
     """DNS did not do what was asked; the text says what, and what to do."""
@@ -79,11 +82,14 @@ class Server:
         return _data(self._query(name, kind).answer, name, kind)
 
     def zone(self, name: str) -> str:
-        """The zone in which a name lies: the owner of the SOA record that the server answers with."""
-        response = self._query(name, "SOA")
-        for rrset in (*response.answer, *response.authority):
-            if rrset.rdtype == dns.rdatatype.SOA and dns.name.from_text(name).is_subdomain(rrset.name):
-                return rrset.name.to_text(omit_final_dot=True).lower()
+        """The zone in which a name lies: the owner of the SOA record with which the server answers for it, or for a parent of an alias."""
+        at = dns.name.from_text(name)
+        while at != dns.name.root:
+            response = self._query(at.to_text(omit_final_dot=True), "SOA")
+            for rrset in (*response.answer, *response.authority):
+                if rrset.rdtype == dns.rdatatype.SOA and at.is_subdomain(rrset.name):
+                    return rrset.name.to_text(omit_final_dot=True).lower()
+            at = at.parent()
         raise Trouble(f"{self.address} has no zone for {name}: is it the zone's primary server?")
 
     def change(self, zone: str, ttl: int, changes: Iterable[tuple[str, str, Iterable[str], Iterable[str]]]) -> None:
@@ -92,9 +98,9 @@ class Server:
         for name, kind, remove, add in changes:
             owner = dns.name.from_text(name)
             for value in remove:
-                update.delete(owner, kind, _rdata(kind, value))
+                update.delete(owner, _rdata(kind, value))
             for value in add:
-                update.add(owner, ttl, kind, _rdata(kind, value))
+                update.add(owner, ttl, _rdata(kind, value))
         code = dns.rcode.to_text(self._send(update, f"the update of {zone}").rcode())
         if code != "NOERROR":
             raise Trouble(f"{self.address} refused the update of {zone} with {code}: {MEANING.get(code, 'its log says why')}")
@@ -102,9 +108,9 @@ class Server:
     def _query(self, name: str, kind: str) -> dns.message.Message:
         response = self._send(dns.message.make_query(f"{name}.", kind), f"{name} {kind}")
         if response.rcode() not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
-            raise Trouble(f"{self.address} answered {dns.rcode.to_text(response.rcode())} for {name} {kind}")
+            raise Trouble(f"{self.address} answered {dns.rcode.to_text(response.rcode())} for {name} {kind}{OTHERS}")
         if not response.flags & dns.flags.AA:
-            raise Trouble(f"{self.address} does not answer for {name} itself: it is not a server of that zone")
+            raise Trouble(f"{self.address} does not answer for {name} itself: it is not a server of that zone{OTHERS}")
         return response
 
     def _send(self, message: dns.message.Message, what: str) -> dns.message.Message:

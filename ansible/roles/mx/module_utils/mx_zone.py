@@ -19,6 +19,7 @@ __all__ = [
     "Host",
     "Key",
     "Wanted",
+    "asked_for",
     "differences",
     "login_domain",
     "name_of",
@@ -176,14 +177,10 @@ def _web(name: str, web: tuple[str, ...]) -> list[Wanted]:
 
 
 def differences(sets: Iterable[Wanted], found: Mapping[Key, Iterable[str]]) -> tuple[Change, ...]:
-    """What must change for `found` to be as wanted, in the order in which a server takes it. TTLs do not count."""
-    changes: list[Change] = []
-    aliases: set[str] = set()
-    for one in sets:
-        alias = tuple(found.get((one.name, "CNAME"), ())) if one.type != "CNAME" else ()
-        if alias and one.name not in aliases and one.values:
-            aliases.add(one.name)
-            changes.append(Change(name=one.name, type="CNAME", remove=alias, add=(), why=f"no alias may stand beside {one.type}"))
+    """What must change for `found` to be as wanted, in the order in which a server takes it: what only goes, goes first. TTLs do not count."""
+    listed = tuple(sets)
+    changes = _aliases(listed, found)
+    for one in listed:
         there = [_compared(one.type, value) for value in found.get((one.name, one.type), ())]
         ours = [value for value in there if not one.version or _begins(value, one.version)]
         if one.only_if_none and ours:
@@ -192,7 +189,28 @@ def differences(sets: Iterable[Wanted], found: Mapping[Key, Iterable[str]]) -> t
         add = tuple(value for value in one.values if value not in ours)
         if remove or add:
             changes.append(Change(name=one.name, type=one.type, remove=remove, add=add, why=one.why))
-    return tuple(sorted(changes, key=lambda change: ORDER[change.type]))
+    return tuple(sorted(changes, key=lambda change: (bool(change.add), ORDER[change.type])))
+
+
+def asked_for(sets: Iterable[Wanted]) -> tuple[Key, ...]:
+    """Every set of records that `differences` looks at: the wanted ones, and what may not stand beside them."""
+    keys = {(one.name, kind) for one in sets for kind in (one.type, *_barred(one))}
+    return tuple(sorted(keys))
+
+
+def _barred(one: Wanted) -> tuple[str, ...]:
+    """An alias stands alone (RFC 1034, section 3.6.2)."""
+    if not one.values:
+        return ()
+    return ("A", "AAAA") if one.type == "CNAME" else ("CNAME",)
+
+
+def _aliases(sets: Iterable[Wanted], found: Mapping[Key, Iterable[str]]) -> list[Change]:
+    """What must go first because a wanted set may not stand beside it."""
+    barred = {(one.name, kind) for one in sets for kind in _barred(one)} - {(one.name, one.type) for one in sets}
+    gone = [(key, tuple(_compared(key[1], value) for value in found.get(key, ()))) for key in sorted(barred)]
+    why = "an alias stands alone"
+    return [Change(name=name, type=kind, remove=values, add=(), why=why) for (name, kind), values in gone if values]
 
 
 def _begins(text: str, version: str) -> bool:
