@@ -1,7 +1,7 @@
 """What `firewall_open` and the networks of the role mean, as the templates and the tasks need it.
 
-Promises: everything that stands in the result may be written into a ruleset as it is; what is not understood is an error that names
-it. Never: reads a file, asks the network, or needs more than the standard library.
+Promises: everything that stands in the result may be written into a ruleset as it is; what is not understood is an error that
+names it. Never: reads a file, asks the network, or needs more than the standard library.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["FilterModule", "covers", "networks", "opened", "other_drops", "pairs
 #: nft's own words for the unit of a rate (nft(8), LIMIT STATEMENT), without day and week: no set keeps a source for so long.
 RATE = re.compile(r"([1-9][0-9]{0,8})/(second|minute|hour)")
 
-#: How long a source stays in the set that counts its rate after its last new connection: the unit's length, or the count would be lost.
+#: How long a source stays in the set that counts its rate after its last new connection: the unit's length.
 KEEP = {"second": "1s", "minute": "1m", "hour": "1h"}
 
 #: A line of `ss -Hltnp`: state, two queues, the local address and port, the peer, the process.
@@ -49,7 +49,7 @@ def covers(given: Iterable[object], address: str) -> bool:
 
 
 def opened(given: Iterable[Mapping[str, object]]) -> list[dict[str, object]]:
-    """Each entry of `firewall_open` with its defaults, its networks by family and a name; ValueError says what is wrong with which."""
+    """Each entry of `firewall_open` with its defaults, its networks by family and a name; ValueError names the wrong one."""
     entries: list[dict[str, object]] = []
     for number, entry in enumerate(given, 1):
         try:
@@ -103,8 +103,8 @@ def _rate(text: str) -> tuple[str, str]:
 def ssh_ports(given: Iterable[object], *, connection: str = "", listening: str = "", configured: str = "") -> list[int]:
     """The ports by which people come in.
 
-    The given ones, that of SSH_CONNECTION (its fourth word), those where an sshd listens (`ss -Hltnp`) and those where it will after its
-    next start (`sshd -T`).
+    The given ones, that of SSH_CONNECTION (its fourth word), those where an sshd listens (`ss -Hltnp`) and those where it will
+    after its next start (`sshd -T`).
     """
     ports = {int(str(port)) for port in given}
     ports.update(int(match[1]) for match in map(LISTENING.match, listening.splitlines()) if match)
@@ -116,7 +116,7 @@ def ssh_ports(given: Iterable[object], *, connection: str = "", listening: str =
 
 
 def other_drops(chains: str) -> list[str]:
-    """Chains of other tables that drop what comes in and is not named there, from `nft -j list chains`; [] where there is no answer."""
+    """Chains of other tables that drop what they do not name, from `nft -j list chains`; [] where there is no answer."""
     try:
         listed = json.loads(chains)["nftables"]
     except (ValueError, KeyError, TypeError):
@@ -125,7 +125,9 @@ def other_drops(chains: str) -> list[str]:
     return [
         f"{chain['family']} {chain['table']} {chain['name']}"
         for chain in found
-        if chain.get("hook") == "input" and chain.get("policy") == "drop" and (chain["family"], chain["table"]) != ("inet", "gatepost")
+        if chain.get("hook") == "input"
+        and chain.get("policy") == "drop"
+        and (chain["family"], chain["table"]) != ("inet", "gatepost")
     ]
 
 
@@ -145,7 +147,6 @@ def rich_rule(entry: Mapping[str, object], source: str) -> str:
     family = "ipv6" if ":" in source else "ipv4"
     origin = "" if source == "any" else f'family="{family}" source address="{source}" '
     return f'rule {origin}port port="{entry["port"]}" protocol="{entry["proto"]}" accept'
-
 
 
 class FilterModule:

@@ -1,7 +1,7 @@
 """The task `mx_records`: runs on the controller, where the key for DNS is, and touches no host.
 
-Promises: with check mode or `mode: check` nothing is changed; a second run finds nothing to change. Never: has the key's secret among
-its arguments, in its result or in a diff.
+Promises: with check mode or `mode: check` nothing is changed; a second run finds nothing to change. Never: has the key's secret
+among its arguments, in its result or in a diff.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ansible.utils.display import Display
 
 
 def _beside(name: str) -> Any:
-    """A module of this role. Ansible finds a role's module_utils for modules only, and this code runs in the controller itself."""
+    """A module of this role. Ansible finds a role's module_utils for modules only; this code runs in the controller itself."""
     known = f"gatepost_role_{name}"
     if known not in sys.modules:
         spec = importlib.util.spec_from_file_location(known, Path(__file__).parent.parent / "module_utils" / f"{name}.py")
@@ -42,11 +42,25 @@ class ActionModule(ActionBase):
     _supports_check_mode = True
     _requires_connection = False
     _VALID_ARGS = frozenset(
-        {"domain", "hosts", "group", "state", "mode", "texts", "sts", "sts_web", "addresses", "server", "resolver", "key", "ttl"}
+        {
+            "domain",
+            "hosts",
+            "group",
+            "state",
+            "mode",
+            "texts",
+            "sts",
+            "sts_web",
+            "addresses",
+            "server",
+            "resolver",
+            "key",
+            "ttl",
+        }
     )
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """The task's result: `changed`, `missing` (to paste), `policy` (the MTA-STS file; `mode: policy` asks for that alone), `diff`."""
+        """The result: `changed`, `missing` (to paste), `policy` (the MTA-STS file; alone with `mode: policy`), `diff`."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         variables, args = task_vars or {}, self._task.args
         zone = _beside("mx_zone")
@@ -58,13 +72,15 @@ class ActionModule(ActionBase):
                 return result
             sets = zone.wanted(args["domain"], hosts, sts=args["sts"], sts_web=args["sts_web"], **args["texts"])
             if not args["addresses"]:
-                sets = tuple(one for one in sets if one.type == "MX" or one.version and not one.only_if_none)
+                sets = tuple(one for one in sets if one.type == "MX" or (one.version and not one.only_if_none))
             result |= self._bring_about(zone, dns, args, sets, hosts, variables)
-        except (ValueError, dns.Trouble) as wrong:
+        except (ValueError, dns.DnsError) as wrong:
             raise AnsibleActionFail(str(wrong)) from wrong
         return result
 
-    def _bring_about(self, zone: Any, dns: Any, args: dict[str, Any], sets: Any, hosts: Any, variables: dict[str, Any]) -> dict[str, Any]:
+    def _bring_about(
+        self, zone: Any, dns: Any, args: dict[str, Any], sets: Any, hosts: Any, variables: dict[str, Any]
+    ) -> dict[str, Any]:
         ttl, update = int(args["ttl"]), args["mode"] == "update"
         resolver = dns.make_resolver([str(one) for one in args["resolver"]["addresses"]], int(args["resolver"]["port"]))
 
@@ -77,20 +93,23 @@ class ActionModule(ActionBase):
         changes = zone.differences(sets, {key: ask(*key) for key in zone.asked_for(sets)})
         # A host whose records are not ours may lie in a zone that our server does not have.
         nowhere = self._addressless(ask if args["addresses"] else ask_resolver, zone, hosts, changes)
-        paste = zone.text_to_paste(changes, ttl) + "".join(f"; {name}: it needs an A or AAAA record; which, mx_addresses says\n" for name in nowhere)
+        paste = zone.text_to_paste(changes, ttl) + "".join(
+            f"; {name}: it needs an A or AAAA record; which, mx_addresses says\n" for name in nowhere
+        )
         answer: dict[str, Any] = {"changed": update and bool(changes), "missing": paste}
         if update and changes:
             answer["diff"] = {"before_header": "DNS", "after_header": "DNS"}
             answer["diff"] |= {"before": zone.text_before(changes, ttl), "after": zone.text_after(changes, ttl)}
         if update and nowhere:
             raise ValueError(
-                f"DNS has no address for {', '.join(nowhere)}, and none is known: a server may refuse an MX that leads nowhere, and mail would "
-                "find nobody. Set mx_addresses for the host."
+                f"DNS has no address for {', '.join(nowhere)}, and none is known: a server may refuse an MX that leads nowhere, "
+                "and mail would find nobody. Set mx_addresses for the host."
             )
         if server and changes and not self._task.check_mode:
             self._change(zone, server, sets, changes, ttl)
         if not update and paste:
-            Display().display(f"\n; Missing or wrong in DNS. Ready for the zone file of {args['domain']}:\n{paste}", color="yellow")
+            head = f"; Missing or wrong in DNS. Ready for the zone file of {args['domain']}:"
+            Display().display(f"\n{head}\n{paste}", color="yellow")
         return answer
 
     @staticmethod
@@ -129,7 +148,7 @@ class ActionModule(ActionBase):
 
     @staticmethod
     def _hosts(zone: Any, args: dict[str, Any], variables: dict[str, Any]) -> tuple[Any, ...]:
-        """The hosts that take the mail: as given, or those of the inventory's group; when this play removes hosts, without them."""
+        """The hosts that take the mail: as given, or those of the inventory's group without those that this play removes."""
         if args["hosts"]:
             return tuple(
                 zone.Host(
@@ -143,7 +162,9 @@ class ActionModule(ActionBase):
             )
         members = variables.get("groups", {}).get(args["group"])
         if not members:
-            raise ValueError(f"the inventory has no group {args['group']!r}: set mx_group to the group of the mail hosts, or mx_hosts")
+            raise ValueError(
+                f"the inventory has no group {args['group']!r}: set mx_group to that of the mail hosts, or mx_hosts"
+            )
         leaving = set(variables.get("ansible_play_hosts_all", ())) if args["state"] == "absent" else set()
         return tuple(_host(zone, member, variables["hostvars"][member]) for member in members if member not in leaving)
 

@@ -26,7 +26,8 @@ class FilterModule:
         """The filter by the name that the role uses."""
         if _KNOWN not in sys.modules:
             spec = importlib.util.spec_from_file_location(_KNOWN, Path(__file__).parent.parent / "module_utils" / "mx_zone.py")
-            assert spec is not None and spec.loader is not None
+            assert spec is not None
+            assert spec.loader is not None
             sys.modules[_KNOWN] = importlib.util.module_from_spec(spec)
             spec.loader.exec_module(sys.modules[_KNOWN])
         return {"mx_login_domain": sys.modules[_KNOWN].login_domain}

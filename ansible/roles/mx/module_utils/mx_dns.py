@@ -1,7 +1,7 @@
 """Asks a resolver or a zone's own server for records, and has the server change them (RFC 2136, signed by TSIG, RFC 8945).
 
-Promises: no answer is an error and never an empty set; one message changes all of one zone, or nothing of it; `Trouble` says what to do.
-Never: decides what must stand in the zone, and never has the key's secret in a text.
+Promises: no answer is an error and never an empty set; one message changes all of one zone, or nothing of it; `DnsError` says what
+to do. Never: decides what must stand in the zone, and never has the key's secret in a text.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import dns.rdata
     import dns.rrset
 
-__all__ = ["Server", "Trouble", "ask_resolver", "make_resolver"]
+__all__ = ["Server", "DnsError", "ask_resolver", "make_resolver"]
 
 #: Seconds for one question.
 PATIENCE = 10.0
@@ -44,7 +44,7 @@ MEANING = {
 OTHERS = " (where the hosts' names are in somebody else's zone, set mx_host_records to false)"
 
 
-class Trouble(Exception):
+class DnsError(Exception):
     """DNS did not do what was asked; the text says what, and what to do."""
 
 
@@ -65,15 +65,17 @@ def ask_resolver(resolver: dns.resolver.Resolver, name: str, kind: str) -> list[
     except dns.resolver.NXDOMAIN:
         return []
     except dns.exception.DNSException as wrong:
-        raise Trouble(f"the resolver gave no answer for {name} {kind}: {wrong}") from wrong
+        raise DnsError(f"the resolver gave no answer for {name} {kind}: {wrong}") from wrong
     return _data(answer.response.answer, name, kind)
 
 
 class Server:
     """The server that holds the zones, and the key with which it lets us change them."""
 
-    def __init__(self, address: str, port: int, *, key_name: str = "", secret: str = "", algorithm: str = "hmac-sha256") -> None:
-        """`address`: an IP address, so that nobody's DNS says where the update goes. ValueError: it is none, or the secret is no base64."""
+    def __init__(
+        self, address: str, port: int, *, key_name: str = "", secret: str = "", algorithm: str = "hmac-sha256"
+    ) -> None:
+        """`address` is an IP address, so that no DNS says where the update goes. ValueError: it is none, or the secret no base64."""
         self.address, self.port = str(ipaddress.ip_address(address)), port
         self._keys = dns.tsigkeyring.from_text({key_name: (algorithm, secret)}) if key_name else None
 
@@ -82,7 +84,7 @@ class Server:
         return _data(self._query(name, kind).answer, name, kind)
 
     def zone(self, name: str) -> str:
-        """The zone in which a name lies: the owner of the SOA record with which the server answers for it, or for a parent of an alias."""
+        """The zone in which a name lies: the owner of the SOA record that the server has for it, or for a parent of an alias."""
         at = dns.name.from_text(name)
         while at != dns.name.root:
             response = self._query(at.to_text(omit_final_dot=True), "SOA")
@@ -90,7 +92,7 @@ class Server:
                 if rrset.rdtype == dns.rdatatype.SOA and at.is_subdomain(rrset.name):
                     return rrset.name.to_text(omit_final_dot=True).lower()
             at = at.parent()
-        raise Trouble(f"{self.address} has no zone for {name}: is it the zone's primary server?")
+        raise DnsError(f"{self.address} has no zone for {name}: is it the zone's primary server?")
 
     def change(self, zone: str, ttl: int, changes: Iterable[tuple[str, str, Iterable[str], Iterable[str]]]) -> None:
         """Removes and adds (name, type, to remove, to add), all in one message."""
@@ -103,30 +105,34 @@ class Server:
                 update.add(owner, ttl, _rdata(kind, value))
         code = dns.rcode.to_text(self._send(update, f"the update of {zone}").rcode())
         if code != "NOERROR":
-            raise Trouble(f"{self.address} refused the update of {zone} with {code}: {MEANING.get(code, 'its log says why')}")
+            raise DnsError(f"{self.address} refused the update of {zone} with {code}: {MEANING.get(code, 'its log says why')}")
 
     def _query(self, name: str, kind: str) -> dns.message.Message:
         response = self._send(dns.message.make_query(f"{name}.", kind), f"{name} {kind}")
         if response.rcode() not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
-            raise Trouble(f"{self.address} answered {dns.rcode.to_text(response.rcode())} for {name} {kind}{OTHERS}")
+            raise DnsError(f"{self.address} answered {dns.rcode.to_text(response.rcode())} for {name} {kind}{OTHERS}")
         if not response.flags & dns.flags.AA:
-            raise Trouble(f"{self.address} does not answer for {name} itself: it is not a server of that zone{OTHERS}")
+            raise DnsError(f"{self.address} does not answer for {name} itself: it is not a server of that zone{OTHERS}")
         return response
 
     def _send(self, message: dns.message.Message, what: str) -> dns.message.Message:
         try:
             return dns.query.tcp(message, self.address, timeout=PATIENCE, port=self.port)
         except dns.tsig.PeerError as wrong:
-            raise Trouble(f"{self.address} refused {what}: {MEANING['NOTAUTH']} ({type(wrong).__name__})") from wrong
+            raise DnsError(f"{self.address} refused {what}: {MEANING['NOTAUTH']} ({type(wrong).__name__})") from wrong
         except (dns.exception.DNSException, OSError, EOFError) as wrong:
-            raise Trouble(f"{self.address} port {self.port} gave no answer for {what}: {type(wrong).__name__} {wrong}") from wrong
+            raise DnsError(
+                f"{self.address} port {self.port} gave no answer for {what}: {type(wrong).__name__} {wrong}"
+            ) from wrong
 
 
 def _rdata(kind: str, value: str) -> dns.rdata.Rdata:
     if kind == "TXT":
         octets = value.encode("utf-8", "surrogateescape")
         strings = [octets[start : start + 255] for start in range(0, len(octets), 255)]
-        return dns.rdata.from_text("IN", kind, " ".join('"' + "".join(f"\\{octet:03d}" for octet in string) + '"' for string in strings))
+        return dns.rdata.from_text(
+            "IN", kind, " ".join('"' + "".join(f"\\{octet:03d}" for octet in string) + '"' for string in strings)
+        )
     return dns.rdata.from_text("IN", kind, f"{value}." if kind in ("MX", "CNAME") else value)
 
 

@@ -1,7 +1,7 @@
 """The DNS records of a domain that only receives mail: which there must be, and how those that there are differ.
 
-Promises: the same input gives the same answer; text from DNS is compared, quoted and printed, and never makes it raise. Never: asks the
-network, and never takes another's record in a set of TXT records for ours (each of ours begins with its version, as `v=spf1`).
+Promises: the same input gives the same answer; text from DNS is compared, quoted and printed, and never makes it raise. Never: asks
+the network, and never takes another's record in a set of TXT records for ours (each of ours begins with its version, as `v=spf1`).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ ORDER = {"CNAME": 0, "A": 1, "AAAA": 2, "MX": 3, "TXT": 4}
 
 @dataclass(frozen=True, kw_only=True)
 class Host:
-    """A host that takes the domain's mail. `sure`: the addresses were given, not found on the host, where NAT can hide the outer one."""
+    """A host that takes the domain's mail. `sure`: the addresses were given, not seen on the host, where NAT hides the outer one."""
 
     name: str
     priority: int = 10
@@ -58,7 +58,8 @@ class Host:
 class Wanted:
     """What a set of records must hold.
 
-    `version`: only texts that begin with it are ours, the others in the set stay. `only_if_none`: whatever of ours stands there stays.
+    `version`: only texts that begin with it are ours, the others in the set stay. `only_if_none`: if anything of ours stands
+    there, it stays.
     """
 
     name: str
@@ -110,7 +111,7 @@ def sts_policy(mode: str, hosts: Iterable[Host]) -> str:
 
 
 def sts_id(policy: str) -> str:
-    """The policy's id: another one whenever the file changes, which is how senders learn of it (RFC 8461, section 3.1: 1 to 32 letters)."""
+    """The policy's id: another one whenever the file changes, which is how senders learn of it (RFC 8461, section 3.1)."""
     return hashlib.sha256(policy.encode()).hexdigest()[:32]
 
 
@@ -131,7 +132,9 @@ def wanted(
     sets: list[Wanted] = []
     for host in all_hosts:
         sets += _host(host, host_spf)
-    values = tuple(f"{host.priority} {name_of(host.name)}" for host in sorted(all_hosts, key=lambda one: (one.priority, one.name)))
+    values = tuple(
+        f"{host.priority} {name_of(host.name)}" for host in sorted(all_hosts, key=lambda one: (one.priority, one.name))
+    )
     sets.append(Wanted(name=mail, type="MX", values=values, why="where the domain's mail goes"))
     reports = ",".join(uri if ":" in uri else f"mailto:{uri}" for uri in tls_reports)
     policy = sts_policy(sts, all_hosts)
@@ -162,10 +165,12 @@ def _host(host: Host, spf: str) -> list[Wanted]:
     return sets
 
 
-def _addresses(given: Iterable[str]) -> list[Key | tuple[str, tuple[str, ...]]]:
+def _addresses(given: Iterable[str]) -> list[tuple[str, tuple[str, ...]]]:
     parsed = [ipaddress.ip_address(text.strip()) for text in given]
     kinds = (("A", 4), ("AAAA", 6))
-    return [(kind, values) for kind, version in kinds if (values := tuple(sorted({str(a) for a in parsed if a.version == version})))]
+    return [
+        (kind, values) for kind, version in kinds if (values := tuple(sorted({str(a) for a in parsed if a.version == version})))
+    ]
 
 
 def _web(name: str, web: tuple[str, ...]) -> list[Wanted]:
@@ -177,7 +182,7 @@ def _web(name: str, web: tuple[str, ...]) -> list[Wanted]:
 
 
 def differences(sets: Iterable[Wanted], found: Mapping[Key, Iterable[str]]) -> tuple[Change, ...]:
-    """What must change for `found` to be as wanted, in the order in which a server takes it: what only goes, goes first. TTLs do not count."""
+    """What must change for `found` to be as wanted, in the order in which a server takes it: what only goes is first. No TTLs."""
     listed = tuple(sets)
     changes = _aliases(listed, found)
     for one in listed:
@@ -214,7 +219,7 @@ def _aliases(sets: Iterable[Wanted], found: Mapping[Key, Iterable[str]]) -> list
 
 
 def _begins(text: str, version: str) -> bool:
-    """Does a TXT record have this version? The version is followed by a blank, a semicolon or nothing (`v=spf10` is another)."""
+    """Has a text this version? After it comes a blank, a semicolon or nothing (`v=spf10` is another)."""
     head, rest = text[: len(version)], text[len(version) :]
     return head.lower() == version.lower() and (not rest or rest[0] in " ;\t")
 
