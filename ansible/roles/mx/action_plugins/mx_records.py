@@ -102,8 +102,8 @@ class ActionModule(ActionBase):
             answer["diff"] |= {"before": zone.text_before(changes, ttl), "after": zone.text_after(changes, ttl)}
         if update and nowhere:
             raise ValueError(
-                f"DNS has no address for {', '.join(nowhere)}, and none is known: a server may refuse an MX that leads nowhere, "
-                "and mail would find nobody. Set mx_addresses for the host."
+                f"DNS has no address for {', '.join(nowhere)}, and none is known: a server may refuse such an MX, and mail "
+                "would find nobody. Set mx_addresses for the host."
             )
         if server and changes and not self._task.check_mode:
             self._change(zone, server, sets, changes, ttl)

@@ -1,7 +1,7 @@
 """Asks a resolver or a zone's own server for records, and has the server change them (RFC 2136, signed by TSIG, RFC 8945).
 
-Promises: no answer is an error and never an empty set; one message changes all of one zone, or nothing of it; `DnsError` says what
-to do. Never: decides what must stand in the zone, and never has the key's secret in a text.
+Promises: no answer is an error and never an empty set; one message changes all of one zone, or nothing of it; `DnsError` says
+what to do. Never: decides what must stand in the zone, and never has the key's secret in a text.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import dns.rdata
     import dns.rrset
 
-__all__ = ["Server", "DnsError", "ask_resolver", "make_resolver"]
+__all__ = ["DnsError", "Server", "ask_resolver", "make_resolver"]
 
 #: Seconds for one question.
 PATIENCE = 10.0
@@ -75,7 +75,7 @@ class Server:
     def __init__(
         self, address: str, port: int, *, key_name: str = "", secret: str = "", algorithm: str = "hmac-sha256"
     ) -> None:
-        """`address` is an IP address, so that no DNS says where the update goes. ValueError: it is none, or the secret no base64."""
+        """`address` is an IP address, so that no DNS says where updates go. ValueError: it is none, or the secret no base64."""
         self.address, self.port = str(ipaddress.ip_address(address)), port
         self._keys = dns.tsigkeyring.from_text({key_name: (algorithm, secret)}) if key_name else None
 
@@ -84,7 +84,7 @@ class Server:
         return _data(self._query(name, kind).answer, name, kind)
 
     def zone(self, name: str) -> str:
-        """The zone in which a name lies: the owner of the SOA record that the server has for it, or for a parent of an alias."""
+        """The zone in which a name lies: the owner of the SOA record for it, or for a parent where it is an alias."""
         at = dns.name.from_text(name)
         while at != dns.name.root:
             response = self._query(at.to_text(omit_final_dot=True), "SOA")

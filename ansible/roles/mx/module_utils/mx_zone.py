@@ -1,7 +1,7 @@
 """The DNS records of a domain that only receives mail: which there must be, and how those that there are differ.
 
-Promises: the same input gives the same answer; text from DNS is compared, quoted and printed, and never makes it raise. Never: asks
-the network, and never takes another's record in a set of TXT records for ours (each of ours begins with its version, as `v=spf1`).
+Promises: the same input gives the same answer; text from DNS is compared, quoted and printed, and never makes it raise.
+Never: asks the network, or takes another's text in a set of TXT records for ours (which begin with a version: `v=spf1`).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ ORDER = {"CNAME": 0, "A": 1, "AAAA": 2, "MX": 3, "TXT": 4}
 
 @dataclass(frozen=True, kw_only=True)
 class Host:
-    """A host that takes the domain's mail. `sure`: the addresses were given, not seen on the host, where NAT hides the outer one."""
+    """A host that takes the domain's mail. `sure`: the addresses were given, not seen on the host, where NAT hides them."""
 
     name: str
     priority: int = 10
@@ -182,7 +182,7 @@ def _web(name: str, web: tuple[str, ...]) -> list[Wanted]:
 
 
 def differences(sets: Iterable[Wanted], found: Mapping[Key, Iterable[str]]) -> tuple[Change, ...]:
-    """What must change for `found` to be as wanted, in the order in which a server takes it: what only goes is first. No TTLs."""
+    """What must change for `found` to be as wanted, in the order in which a server takes it; TTLs do not count."""
     listed = tuple(sets)
     changes = _aliases(listed, found)
     for one in listed:
