@@ -4,6 +4,8 @@
 #   make demo-stop   ends what KEEP=1 left running
 #   make test        everything, a real Postfix included; ARGS="tests/test_x.py -k name" for a part
 #   make lint        ruff, mypy strict, yamllint, shell syntax
+#   make lab         real hosts on this machine: the roles of ansible/, from a bare Debian to mail delivered; under 10 minutes
+#   make lab-full    the rest of it too: Debian 13, an update under load, mutants; ARGS="SCENARIO..." for a part of either
 #   make bench       messages a second, hostile input, key guessing; writes .bench/results.json
 
 PY := .venv/bin/python
@@ -12,7 +14,7 @@ SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
 AS_ROOT := $(SUDO) env PYTHONDONTWRITEBYTECODE=1
 ARGS ?=
 
-.PHONY: help demo demo-stop test lint bench
+.PHONY: help demo demo-stop test lint bench lab lab-full
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -41,3 +43,7 @@ lint:
 bench:
 	@demo/setup.sh bench
 	@$(AS_ROOT) $(PY) bench/run.py
+
+lab lab-full:
+	@demo/setup.sh lab
+	@$(AS_ROOT) $(PY) tests/lab/lab.py run $(if $(filter lab-full,$@),--full) $(ARGS)

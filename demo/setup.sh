@@ -1,13 +1,14 @@
 #!/bin/bash
-# Makes a machine ready for `make demo`, `test`, `bench` and `lint`: system packages, .venv, the wheels of the dependencies.
+# Makes a machine ready for `make demo`, `test`, `bench`, `lint` and `lab`: system packages, .venv, the wheels of the dependencies.
 #
 # Promises: quick and silent where all is there; says what it does before it does it, and what to do where it cannot.
 # A Postfix or opendkim that runs already is not touched; one installed here is neither started nor started at boot.
-# Never: removes a package (another mail server, say), changes a configuration, or leaves anything in the checkout but .venv
-# and .cache, which git ignores.
+# Never: removes a package (another mail server, say), changes a configuration, or leaves anything in the checkout but .venv,
+# .lab-venv and .cache, which git ignores.
 #
-#   demo/setup.sh [venv|demo|test|bench]     venv: the Python environment, with what builds pymilter; demo: and Postfix;
-#                                            test: and the languages of docs/keys.md, openssl; bench: Postfix and opendkim
+#   demo/setup.sh [venv|demo|test|bench|lab] venv: the Python environment, with what builds pymilter; demo: and Postfix;
+#                                            test: and the languages of docs/keys.md, openssl; bench: Postfix and opendkim;
+#                                            lab: what makes guests, and Ansible in .lab-venv
 set -euo pipefail
 umask 022
 cd -- "$(dirname -- "$0")/.."
@@ -25,7 +26,9 @@ case $mode in
     demo) wanted="cc:gcc postfix:postfix swaks:swaks" ;;
     test) wanted="cc:gcc postfix:postfix swaks:swaks ruby:ruby php:php-cli node:nodejs go:golang-go openssl:openssl" ;;
     bench) wanted="cc:gcc postfix:postfix swaks:swaks opendkim:opendkim" ;;
-    *) die "usage: demo/setup.sh [venv|demo|test|bench]" ;;
+    lab) wanted="cc:gcc ip:iproute2 nft:nftables mmdebstrap:mmdebstrap systemd-nspawn:systemd-container"
+         wanted+=" dpkg-scanpackages:dpkg-dev ssh:openssh-client openssl:openssl nsenter:util-linux" ;;
+    *) die "usage: demo/setup.sh [venv|demo|test|bench|lab]" ;;
 esac
 
 # --- Python: the system's own first; it must be one that every user can run, for the pipe script runs as gatepost ----------
@@ -126,4 +129,17 @@ if [ ! -d .cache/wheels ] || [ "$(cat "$stamp" 2>/dev/null)" != "$state" ]; then
 print(c["options"]["install_requires"].strip(), c["options.extras_require"]["milter"].strip(), sep="\n")' >.cache/requirements.txt
     pip wheel --wheel-dir .cache/wheels --requirement .cache/requirements.txt
     printf '%s\n' "$state" >"$stamp"
+fi
+
+# --- .lab-venv: Ansible, as ansible/requirements.txt pins it ------------------------------------------------------------------
+if [ "$mode" = lab ]; then
+    stamp=.lab-venv/.gatepost-stamp
+    state="$("$python" -I -c 'import sys; print(sys.version)' | tr '\n' ' ')$(cksum <ansible/requirements.txt)"
+    if [ "$(cat "$stamp" 2>/dev/null)" != "$state" ]; then
+        say "installing Ansible into .lab-venv"
+        .lab-venv/bin/python -c '' 2>/dev/null || "$python" -m venv --clear .lab-venv
+        PIP_ROOT_USER_ACTION=ignore .lab-venv/bin/python -m pip -qq --disable-pip-version-check --no-input install \
+            --requirement ansible/requirements.txt
+        printf '%s\n' "$state" >"$stamp"
+    fi
 fi

@@ -1,0 +1,28 @@
+"""What the lab shows, in order.
+
+Promises: each row is one scenario; what it needs of those before it stands in its own module.
+Never: two scenarios of one name.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tests.lab import scenario_beside, scenario_delivery, scenario_door, scenario_fresh, scenario_outage
+from tests.lab.course import Scenario
+
+__all__ = ["SCENARIOS"]
+
+_PAIR: Final = ("mx1", "mx2")
+
+SCENARIOS: Final = (
+    Scenario("fresh", "a bare host: --check, converge, a second run, --check --diff", ("mx1", "mx2"), scenario_fresh.fresh),
+    Scenario("delivery", "sender finds mx1 by MX; what becomes of each message", _PAIR, scenario_delivery.delivery),
+    Scenario("addresses", "the same over IPv6 and over IPv4", _PAIR, scenario_delivery.addresses),
+    Scenario("ports", "port 25 is open, and all else is closed", _PAIR, scenario_door.ports),
+    Scenario("smuggling", "seven end-of-data variants, none through", _PAIR, scenario_door.smuggling),
+    Scenario("relay", "twenty forms of recipient, none through", _PAIR, scenario_door.relay),
+    Scenario("outage", "mx1 closed, stopped, both off, rebooted; no message lost", _PAIR, scenario_outage.outage),
+    Scenario("rate", "one source that knocks too often", _PAIR, scenario_door.rate),
+    Scenario("beside", "a Postfix that serves another domain keeps doing so", ("other",), scenario_beside.beside),
+)
