@@ -1,7 +1,7 @@
 """Does this release work on this host? One message through its pipe script, as its user, with a configuration of its own.
 
-Promises: whatever is wrong is said on standard error, with exit status 1; nothing is left behind, no mail is sent, no store but a
-new one is touched.
+Promises: whatever is wrong is said on standard error, with exit status 1; nothing is left behind, no mail is sent, no store but
+a new one is touched.
 Never: runs as anybody but the user that mail will be handed to.
 
 Arguments: the user; then `milter` where the release must have what that needs.
@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from typing import TextIO
 
 CONFIG = """\
 store: {folder}/store
@@ -23,9 +24,17 @@ routes:
 sinks:
   kept: {{maildir: {folder}/store/mail}}
 """
-MESSAGE = b"Received: from smoke.example.com\nFrom: person@smoke.example.com\nTo: smoke@smoke.example.com\nSubject: smoke\n\nsmoke\n\n"
-ARGUMENTS = ("--sender=person@smoke.example.com", "--recipient=smoke@smoke.example.com", "--original-recipient=smoke@smoke.example.com",
-             "--queue-id=4smoke4smoke4smoke", "--client-address=127.0.0.1", "--helo=smoke.example.com", "--size=1")  # fmt: skip
+PERSON, ADDRESS = "person@example.com", "smoke@smoke.example.com"
+MESSAGE = f"Received: from example.com\nFrom: {PERSON}\nTo: {ADDRESS}\nSubject: smoke\n\nsmoke\n\n".encode()
+ARGUMENTS = (
+    f"--sender={PERSON}",
+    f"--recipient={ADDRESS}",
+    f"--original-recipient={ADDRESS}",
+    "--queue-id=4smoke4smoke4smoke",
+    "--client-address=127.0.0.1",
+    "--helo=example.com",
+    "--size=1",
+)
 
 
 def become(user: str) -> None:
@@ -44,6 +53,11 @@ def write(path: str, text: str, mode: int) -> str:
     return path
 
 
+def say(text: str, to: TextIO) -> None:
+    """A line that Ansible shows."""
+    to.write(f"{text}\n")
+
+
 def main() -> int:
     """0: it works."""
     user, wants = sys.argv[1], sys.argv[2:]
@@ -59,9 +73,10 @@ def main() -> int:
 
         said = [f"gatepost {gatepost.__version__}, Python {sys.version.split()[0]}"]
         if "milter" in wants:
+            import Milter  # noqa: F401
+
             import gatepost.authentication
             import gatepost_milter.server  # noqa: F401
-            import Milter  # noqa: F401
 
             said.append("with its milter")
         import gatepost_filter.server  # noqa: F401
@@ -70,12 +85,12 @@ def main() -> int:
         done = subprocess.run(command, input=MESSAGE, capture_output=True, cwd="/", timeout=60, check=False)  # noqa: S603
         answer = (done.stdout + done.stderr).decode(errors="replace").strip()
         if done.returncode or not answer.startswith("accepted route=smoke "):
-            print(f"the pipe script ended with {done.returncode} and said: {answer}", file=sys.stderr)
+            say(f"the pipe script ended with {done.returncode} and said: {answer}", sys.stderr)
             return 1
-        print(f"{', '.join(said)}: {answer}")
+        say(f"{', '.join(said)}: {answer}", sys.stdout)
         return 0
     except Exception as error:  # noqa: BLE001  # whatever it is, this release is not to be used
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        say(f"{type(error).__name__}: {error}", sys.stderr)
         return 1
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,8 +1,8 @@
 #!/usr/bin/python
 """Ansible module: gatepost's secrets file, with every secret that the configuration names.
 
-Promises: a secret that is there stays; one that is given, or that a brother host has, is taken; one that nobody has is made here,
-once. The file is whole at any time, mode 0600, its owner's. In check mode nothing is made.
+Promises: a secret that is there stays; one that is given, or that a brother host has, is taken; one that nobody has is made
+here, once. The file is whole at any time, mode 0600, its owner's. In check mode nothing is made.
 Never: returns, logs or shows a secret: names only.
 """
 

@@ -1,7 +1,7 @@
 #!/usr/bin/python
-"""Ansible module, for the controller: gatepost's wheel, given or made from a checkout, and the name of the release that it makes.
+"""Ansible module, for the controller: gatepost's wheel, given or made from a checkout, and the name of its release.
 
-Promises: one content, one name; a wheel that was made before is not made again; in check mode the name is told and nothing made.
+Promises: one content, one name; a wheel that was made before is not made again; in check mode the name is told and none made.
 Never: writes into the checkout but below .cache, which git ignores.
 """
 
