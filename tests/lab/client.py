@@ -81,9 +81,9 @@ def _scan(family: int, address: str, ports: list[int]) -> list[int]:
     return found
 
 
-def hold(job: dict[str, Any]) -> dict[str, int]:
-    """Connects so often, one after the other, with `keep` all at once; how many were greeted, how many were not."""
-    greeted, held = 0, []
+def hold(job: dict[str, Any]) -> dict[str, float]:
+    """Connects so often, one after the other, with `keep` all at once; how many were let in, how many greeted, in how many seconds."""
+    start, connected, greeted, held = time.monotonic(), 0, 0, []
     for _ in range(job["times"]):
         each = socket.socket(socket.AF_INET6 if ":" in job["address"] else socket.AF_INET)
         each.settimeout(job["patience"])
@@ -91,6 +91,7 @@ def hold(job: dict[str, Any]) -> dict[str, int]:
             each.bind((job["source"], 0))
         with suppress(OSError):
             each.connect((job["address"], 25))
+            connected += 1
             if each.recv(4)[:3] == b"220":
                 greeted += 1
         if job["keep"]:
@@ -99,7 +100,7 @@ def hold(job: dict[str, Any]) -> dict[str, int]:
             each.close()
     for each in held:
         each.close()
-    return {"greeted": greeted, "tried": job["times"]}
+    return {"connected": connected, "greeted": greeted, "seconds": time.monotonic() - start}
 
 
 def dialogue(job: dict[str, Any]) -> list[list[str]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
+import traceback
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -89,6 +90,8 @@ def play_one(world: World, scenario: Scenario) -> Verdict:
         scenario.play(Course(world, verdict))
     except LabError as error:
         verdict.wrong.append(str(error))
+    except Exception:  # a scenario that cannot go on has failed; the others are played all the same
+        verdict.wrong.append(traceback.format_exc())
     return verdict
 
 

@@ -22,12 +22,13 @@ __all__ = ["outage"]
 #: Messages in each phase.
 _MESSAGES: Final = 10
 #: A table of the lab's own, before the role's: port 25 is shut as a provider or a mistake would shut it.
-_SHUT: Final = "table inet shut { chain input { type filter hook input priority -10; tcp dport 25 drop; } }"
+_SHUT: Final = "table inet shut { chain input { type filter hook input priority -10; tcp dport 25 drop; }; }"
 
 
 def outage(course: Course) -> None:
     """Closed, stopped, both off, rebooted."""
-    mx1, mx2, sent = course.world.guest("mx1"), course.world.guest("mx2"), list[Mail]()
+    mx1, mx2 = course.world.guest("mx1"), course.world.guest("mx2")
+    sent: list[Mail] = []
     rules = _rules(course)
 
     mx1.run("nft", _SHUT)
@@ -59,7 +60,7 @@ def outage(course: Course) -> None:
 
 
 def _mails(course: Course) -> list[Mail]:
-    return [new_mail(course.post.address(f"order-{number}")) for number in range(_MESSAGES)]
+    return [new_mail(course.post.address(f"case-{number}")) for number in range(_MESSAGES)]
 
 
 def _phase(course: Course, what: str, hosts: set[str]) -> list[Mail]:
