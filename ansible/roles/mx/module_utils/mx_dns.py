@@ -120,6 +120,8 @@ class Server:
             return dns.query.tcp(message, self.address, timeout=PATIENCE, port=self.port)
         except dns.tsig.PeerError as wrong:
             raise DnsError(f"{self.address} refused {what}: {MEANING['NOTAUTH']} ({type(wrong).__name__})") from wrong
+        except dns.exception.FormError as wrong:  # what is signed must be answered signed, but not by who does not know the key
+            raise DnsError(f"{self.address} answered {what} unsigned, or garbled: {MEANING['NOTAUTH']}") from wrong
         except (dns.exception.DNSException, OSError, EOFError) as wrong:
             raise DnsError(
                 f"{self.address} port {self.port} gave no answer for {what}: {type(wrong).__name__} {wrong}"
