@@ -346,3 +346,25 @@ def test_tables_name_our_domains_alone() -> None:
 def test_times(text: str, unit: str, wanted: int) -> None:
     """A number, and a unit or the setting's own (postconf(5))."""
     assert files.seconds(text, unit) == wanted
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted"),
+    [
+        pytest.param({}, [], id="nothing"),
+        pytest.param(
+            {"mydestination": "$myhostname, mx1.example.com, localhost", "myhostname": "mx1.example.com"}, [], id="debian"
+        ),
+        pytest.param({"mydestination": "$myhostname, mx1, localhost.localdomain, , localhost"}, [], id="debian-short-name"),
+        pytest.param({"mydestination": "theirs.example", "inet_interfaces": "loopback-only"}, [], id="only-this-host"),
+        pytest.param(
+            {"mydestination": "$myhostname, theirs.example"}, ["mydestination = $myhostname, theirs.example"], id="local"
+        ),
+        pytest.param({"virtual_mailbox_domains": "hash:/d"}, ["virtual_mailbox_domains = hash:/d"], id="mailboxes"),
+        pytest.param({"relay_domains": "theirs.example"}, ["relay_domains = theirs.example"], id="relay"),
+        pytest.param({"relay_domains": "$mydestination", "virtual_alias_domains": ""}, [], id="defaults-written-out"),
+    ],
+)
+def test_a_postfix_that_serves_others_is_known(found: dict[str, str], wanted: list[str]) -> None:
+    """Its main.cf is not replaced without a word: what it does is named."""
+    assert files.serves(found) == wanted

@@ -117,6 +117,12 @@ def listed(value: Any) -> list[str]:
     return [str(each) for each in value] if isinstance(value, list) else [str(value)]
 
 
+def together(mine: list[str], other: list[str]) -> list[str]:
+    """Both hosts' values of a secret, so that each takes what the other has made; in the longer one's order, newest last."""
+    longer, shorter = (other, mine) if len(other) > len(mine) else (mine, other)
+    return [value for value in shorter if value not in longer] + longer
+
+
 def spelled(secrets: dict[str, list[str]]) -> str:
     """The file's text."""
     return HEAD + "".join(f"{json.dumps(name)}: {json.dumps(values)}\n" for name, values in secrets.items())
@@ -147,8 +153,8 @@ def main() -> None:
         wanted = dict(found)
         for number, other in enumerate(module.params["others"], 1):
             for name, values in parsed(base64.b64decode(other).decode(), python, f"the secrets of host {number}").items():
-                if name in names and name not in wanted:
-                    wanted[name] = values
+                if name in names:
+                    wanted[name] = together(wanted.get(name, []), values)
         wanted |= {name: listed(value) for name, value in module.params["given"].items()}
         for name, webhook in names.items():
             if name not in wanted:

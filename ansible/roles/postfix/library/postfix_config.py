@@ -23,6 +23,7 @@ from ansible.module_utils.postfix_files import (
     merge,
     person_table,
     put_in,
+    serves,
     service_key,
     settings,
     take_out,
@@ -71,6 +72,14 @@ options:
     description: The folder of main.cf.
     type: str
     default: /etc/postfix
+  take_over:
+    description: Whether to replace the main.cf of a Postfix that serves others.
+    type: bool
+    default: false
+  drop_queue:
+    description: With O(state=absent), whether to go on while mail for our domains is in the queue.
+    type: bool
+    default: false
   allow_smuggling:
     description: Whether to go on with a Postfix that cannot be closed to SMTP smuggling.
     type: bool
@@ -198,8 +207,13 @@ class PostfixConfig:
         return base
 
     def _own(self, base: dict[str, str | None]) -> tuple[str, dict[str, str]]:
-        del base  # a Postfix of our own has none of it
         parameters = self.module.params
+        busy = serves(settings(base["main.cf"] or "")) if self._first else []
+        if busy and not parameters["take_over"]:
+            raise Conflict(
+                f"this Postfix serves others already ({'; '.join(busy)}), and main.cf would be replaced: set postfix_mode to"
+                " beside, or postfix_take_over to true if nobody needs what it does"
+            )
         fragment: str = parameters["fragments"]["main.cf"]
         more = self._more(fragment)
         head = with_settings(parameters["head"], more)
@@ -244,14 +258,23 @@ class PostfixConfig:
         """A copy of Postfix's folder with other files in it."""
         folder = tempfile.mkdtemp(prefix="gatepost-try.", dir=os.path.dirname(self.folder.rstrip("/")))
         try:
+            before = os.umask(0o077)  # the copy of a table with passwords is not open to others, not even while it is made
+            try:
+                shutil.copytree(
+                    self.folder,
+                    folder,
+                    dirs_exist_ok=True,
+                    ignore_dangling_symlinks=True,
+                    ignore=shutil.ignore_patterns("found"),
+                    copy_function=copy_file,
+                )
+            finally:
+                os.umask(before)
             os.chmod(folder, 0o755)  # noqa: S103  # as /etc/postfix is; Postfix's own user reads it
-            shutil.copytree(
-                self.folder, folder, dirs_exist_ok=True, ignore_dangling_symlinks=True, ignore=shutil.ignore_patterns("found")
-            )
             for name, text in texts.items():
                 place = os.path.join(folder, name)
                 os.makedirs(os.path.dirname(place), exist_ok=True)
-                with open(place, "w", encoding="utf-8") as file:
+                with open(place, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
                     file.write(text.replace(f"{self.ours}/", f"{folder}/gatepost/"))
             yield folder
         finally:
@@ -321,6 +344,7 @@ class PostfixConfig:
 
     def absent(self) -> dict[str, Any]:
         """The files as they were found; what others have changed since stays where it can."""
+        self._nobody_waits()
         wanted = self._base()
         before = {os.path.join(self.folder, name): text for name, text in self.texts.items()}
         after = {os.path.join(self.folder, name): wanted[name] for name in FILES}
@@ -347,6 +371,28 @@ class PostfixConfig:
             "restart": self._restart(self.texts["main.cf"], wanted["main.cf"]),
         }
 
+    def _nobody_waits(self) -> None:
+        """Fails while mail for our domains is in the queue: Postfix would bounce it."""
+        if not self.record or self.module.params["drop_queue"]:
+            return
+        if self.record["mode"] == "own":
+            domains = settings(self.texts["main.cf"] or "").get("virtual_mailbox_domains", "").replace(",", " ").split()
+        else:
+            lines = (read(os.path.join(self.ours, "transport")) or "").splitlines()
+            domains = [line.split()[0] for line in lines if not line.startswith("#")]
+        _, out, _ = self.module.run_command(["postqueue", "-j"])
+        entries = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+        waiting = [
+            entry["queue_id"]
+            for entry in entries
+            if any(to["address"].rpartition("@")[2].lower() in domains for to in entry["recipients"])
+        ]
+        if waiting:
+            raise Conflict(
+                f"{len(waiting)} messages for {', '.join(domains)} wait in this host's queue ({', '.join(waiting[:10])}): Postfix"
+                " would bounce them. Let them be delivered (postqueue -f), or set postfix_drop_queue to true."
+            )
+
     # -- small things
 
     def _restart(self, before: str | None, after: str | None) -> bool:
@@ -363,6 +409,12 @@ class PostfixConfig:
         self.module.atomic_move(part, path)
         if new:
             os.chmod(path, mode)
+
+
+def copy_file(source: str, target: str) -> None:
+    """A regular file with its mode; what else lies there (a socket) is not needed."""
+    if os.path.isfile(source):
+        shutil.copy2(source, target)
 
 
 def read(path: str) -> str | None:
@@ -409,6 +461,8 @@ def main() -> None:
             "mode": {"type": "str", "choices": ["own", "beside"], "default": "own"},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             "config_directory": {"type": "str", "default": "/etc/postfix"},
+            "take_over": {"type": "bool", "default": False},
+            "drop_queue": {"type": "bool", "default": False},
             "allow_smuggling": {"type": "bool", "default": False},
         },
         supports_check_mode=True,

@@ -24,6 +24,7 @@ __all__ = [
     "person_table",
     "put_in",
     "seconds",
+    "serves",
     "service_key",
     "setting_key",
     "settings",
@@ -283,6 +284,19 @@ def seconds(text: str, unit: str) -> int:
     if not found:
         raise Conflict(f"{text!r} is no time that Postfix knows")
     return int(found[1]) * {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}[found[2] or unit]
+
+
+def serves(found: Mapping[str, str]) -> list[str]:
+    """What a main.cf without us does for others, as `name = value`; nothing for a package's that nobody has configured."""
+    if found.get("inet_interfaces", "all") in ("loopback-only", "localhost", "127.0.0.1"):
+        return []
+    names = ("virtual_mailbox_domains", "virtual_alias_domains", "relay_domains", "transport_maps")
+    busy = [name for name in names if found.get(name, "") not in ("", "$mydestination")]
+    own = {"$myhostname", "localhost.$mydomain", found.get("myhostname", "").lower()}
+    local = (word.lower() for word in _words(found.get("mydestination", "")))
+    if [word for word in local if "." in word and word not in own and not word.startswith("localhost.")]:
+        busy.append("mydestination")
+    return [f"{name} = {found[name]}" for name in busy]
 
 
 def _words(value: str) -> list[str]:
