@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import selectors
 import smtplib
 import socket
@@ -41,14 +42,17 @@ def hand(job: dict[str, Any]) -> int:
     return len(job["mails"])
 
 
-def pace(job: dict[str, Any]) -> int:
-    """Gives messages to the Postfix of this host at a rate: each at its time, by the clock."""
+def pace(job: dict[str, Any]) -> list[str]:
+    """Gives messages to the Postfix of this host at a rate, each at its time by the clock, until the file `stop` is there; their Message-IDs."""
     start = time.monotonic()
+    ids: list[str] = []
     with smtplib.SMTP("127.0.0.1", 25, local_hostname="localhost", timeout=_READ) as server:
-        for number, (sender, recipients, text) in enumerate(job["mails"]):
-            time.sleep(max(0.0, start + number / job["rate"] - time.monotonic()))
-            server.sendmail(sender, recipients, text.encode("latin-1"))
-    return len(job["mails"])
+        while len(ids) < job["most"] and not os.path.exists(job["stop"]):
+            time.sleep(max(0.0, start + len(ids) / job["rate"] - time.monotonic()))
+            ids.append(f"<load-{len(ids)}-{job['mark']}@example.net>")
+            text = job["text"].replace("{message_id}", ids[-1])
+            server.sendmail(job["sender"], [job["recipient"]], text.encode("latin-1"))
+    return ids
 
 
 def scan(job: dict[str, Any]) -> list[int]:
@@ -68,16 +72,17 @@ def _scan(family: int, address: str, ports: list[int]) -> list[int]:
             each = socket.socket(family)
             each.setblocking(False)
             if each.connect_ex((address, port)) in (0, errno.EINPROGRESS):
-                selector.register(each, selectors.EVENT_WRITE, port)
+                selector.register(each, selectors.EVENT_WRITE, (port, each))
         end = time.monotonic() + _CONNECT
         while selector.get_map() and time.monotonic() < end:
             for key, _ in selector.select(end - time.monotonic()):
-                if not key.fileobj.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-                    found.append(key.data)
-                selector.unregister(key.fileobj)
-                key.fileobj.close()
+                port, each = key.data
+                if not each.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                    found.append(port)
+                selector.unregister(each)
+                each.close()
         for key in list(selector.get_map().values()):
-            key.fileobj.close()
+            key.data[1].close()
     return found
 
 
@@ -124,7 +129,7 @@ def dialogue(job: dict[str, Any]) -> list[list[str]]:
 
 
 def _reply(stream: Any) -> str:
-    lines = []
+    lines: list[str] = []
     while True:
         try:
             line = stream.readline(10_000).decode("utf-8", "replace").rstrip("\r\n")
@@ -138,5 +143,5 @@ def _reply(stream: Any) -> str:
 
 
 if __name__ == "__main__":
-    verbs = {"submit": submit, "scan": scan, "dialogue": dialogue, "hold": hold, "pace": pace, "hand": hand}
+    verbs: dict[str, Any] = {"submit": submit, "scan": scan, "dialogue": dialogue, "hold": hold, "pace": pace, "hand": hand}
     print(json.dumps(verbs[sys.argv[1]](json.load(sys.stdin))))

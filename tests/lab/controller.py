@@ -71,7 +71,7 @@ class Controller:
         kept = {name: os.environ[name] for name in ("HOME", "TERM", "USER") if name in os.environ}
         return {
             **kept, "PATH": f"{VENV}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8",
-            "ANSIBLE_INVENTORY": str(self.places.inventory), "ANSIBLE_NOCOLOR": "1", "ANSIBLE_PIPELINING": "1",
+            "ANSIBLE_INVENTORY": str(self.places.inventory), "ANSIBLE_NOCOLOR": "1",
             "ANSIBLE_LOCAL_TEMP": str(self.places.folder / "ansible"), "ANSIBLE_HOME": str(self.places.folder / "ansible"),
             "ANSIBLE_SSH_CONTROL_PATH_DIR": str(self.places.folder / "ssh"), "PYTHONDONTWRITEBYTECODE": "1",
         }  # fmt: skip
@@ -80,14 +80,14 @@ class Controller:
         """Exit status and output."""
         done = subprocess.run(
             self.command(command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout, check=False,
-            env=self.environment(), cwd=self.tree,
+            env=self.environment(), cwd=self.tree / "ansible",
         )  # fmt: skip
         return done.returncode, done.stdout.decode("utf-8", "replace")
 
     def play(self, hosts: Sequence[str], *arguments: str, variables: Mapping[str, Any] | None = None) -> Played:
-        """`ansible-playbook ansible/site.yml` for these hosts, as README.md has it, and what it said."""
+        """`ansible-playbook -i INVENTORY site.yml` in ansible/, as its README.md has it, for these hosts; and what it said."""
         self.write_inventory(self.variables, hosts)
-        command = ["ansible-playbook", "-i", str(self.places.inventory), "ansible/site.yml", *arguments]
+        command = ["ansible-playbook", "-i", str(self.places.inventory), "site.yml", *arguments]
         if variables:
             command += ["--extra-vars", json.dumps(variables)]
         status, output = self.run(command)

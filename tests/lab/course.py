@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from tests.lab.fixtures import OWN
-from tests.lab.machine import LabError
+from tests.lab.machine import CHECKOUT, LabError
 from tests.lab.post import Post
 from tests.lab.world import World
 
@@ -45,6 +45,7 @@ class Course:
     def __init__(self, world: World, verdict: Verdict) -> None:
         self.world, self.controller, self.verdict = world, world.controller, verdict
         self.post = Post(world)
+        self.checkout = CHECKOUT
 
     def expect(self, what: str, seen: object, wanted: object) -> bool:
         """One figure."""

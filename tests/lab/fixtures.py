@@ -184,6 +184,9 @@ def variables(places: Places) -> Mapping[str, Any]:
     return {
         # Controller and hosts are one step apart here: a stranger's machine must not even see ssh.
         "firewall_ssh_from": [f"{CONTROLLER.ipv4}/32", f"{CONTROLLER.ipv6}/128"],
+        # One stranger's host sends everything here, 20 messages a second at times.
+        "postfix_client_message_rate": 6000,
+        "postfix_client_recipient_rate": 6000,
         "gatepost_domain": HOST_DOMAIN,
         "gatepost_postmaster": PERSON,
         "gatepost_routes": [

@@ -175,7 +175,7 @@ def _nspawn(guest: Guest) -> Sequence[str]:
     return [
         "systemd-nspawn", "-q", "-M", f"{places.name}-{guest.name}", "-D", str(guest.root), f"--hostname={guest.name}", "--register=no",
         "--keep-unit", f"--network-namespace-path=/run/netns/{places.namespace(guest.name)}", "--capability=CAP_NET_ADMIN,CAP_NET_RAW",
-        "--resolv-conf=off", f"--bind-ro={places.repository(suite)}:/srv/repo", f"--bind-ro={places.wheels}:/srv/wheels",
+        "--resolv-conf=off", f"--bind-ro={places.repository(suite)}:/srv/repo", f"--bind-ro={places.wheels(suite)}:/srv/wheels",
         "--console=pipe", "--boot",
     ]  # fmt: skip
 

@@ -27,7 +27,7 @@ _BASE: Final = (
 )  # fmt: skip
 #: What roles may install.
 _REPOSITORY: Final = (
-    "postfix", "postfix-pcre", "nftables", "ufw", "firewalld", "python3-venv", "python3-pip", "libmilter1.0.1", "openssl", "ssl-cert", "rsyslog", "gcc", "python3-dev", "libmilter-dev",
+    "postfix", "postfix-pcre", "nftables", "ufw", "firewalld", "python3-venv", "python3-pip", "libmilter1.0.1", "openssl", "ssl-cert", "rsyslog", "gcc", "libc6-dev", "python3-dev", "libmilter-dev", "python3-setuptools", "python3-wheel",
     "bind9-dnsutils", "python3-dnspython", "python3", "ca-certificates", "certbot", "dehydrated", "curl", "cron", "acl", "swaks", "iptables", "bsd-mailx",
 )  # fmt: skip
 #: What the lab itself puts on sender, app and dns.
@@ -122,7 +122,7 @@ def _chroot(root: Path, script: str) -> None:
 
 def _sources(suite: str) -> str:
     """This machine's Debian sources for another suite as well; what is not Debian's is left out."""
-    text = "\n".join(path.read_text() for path in sorted(Path("/etc/apt/sources.list.d").glob("*")) + [Path("/etc/apt/sources.list")]
+    text = "\n".join(path.read_text() for path in (*sorted(Path("/etc/apt/sources.list.d").glob("*")), Path("/etc/apt/sources.list"))
                      if path.is_file())  # fmt: skip
     found = re.findall(r"^(?:URIs:|deb(?:\s+\[[^]]*\])?)\s+(\S+/debian(?:-security)?)/?(?:\s|$)", text, re.MULTILINE)
     lines = []

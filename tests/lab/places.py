@@ -94,10 +94,9 @@ class Places:
         """Ansible's inventory of this lab."""
         return self.folder / "inventory.yml"
 
-    @property
-    def wheels(self) -> Path:
-        """gatepost's and its dependencies' wheels; /srv/wheels in a guest."""
-        return self.folder / "wheels"
+    def wheels(self, suite: str) -> Path:
+        """The dependencies' wheels; /srv/wheels in a guest."""
+        return self.folder / suite / "wheels"
 
     def base(self, suite: str) -> Path:
         """The root file system that all guests of this Debian share."""

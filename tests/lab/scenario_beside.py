@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from tests.lab.machine import wait_for
 from tests.lab.post import new_mail
+from tests.lab.scenario_door import hand
 
 if TYPE_CHECKING:
     from tests.lab.course import Course
@@ -105,9 +106,6 @@ def _unfolded(text: str) -> list[str]:
 
 def _our_mail(course: Course, what: str) -> None:
     """A mail to our domain over this host: it is handed to it directly, for no MX leads here."""
-    mail, guest = new_mail(course.post.address("order-5")), course.world.guest("other")
-    job = [[mail.sender, list(mail.recipients), mail.data.decode("latin-1")]]
-    from tests.lab.scenario_door import from_sender
-
-    course.expect(f"{what}: our mail taken", from_sender(course, "hand", {"address": guest.address.ipv4, "mails": job}), 1)
+    mail = new_mail(course.post.address("order-5"))
+    course.expect(f"{what}: our mail taken", hand(course, "other", mail), 1)
     course.expect(f"{what}: our mail: copies at the app", len(course.post.wait_arrivals([mail])), 1)

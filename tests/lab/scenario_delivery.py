@@ -17,10 +17,12 @@ from tests.lab.places import HOST_DOMAIN
 from tests.lab.post import new_mail
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tests.lab.course import Course
     from tests.lab.post import Mail
 
-__all__ = ["addresses", "delivery"]
+__all__ = ["addresses", "delivery", "whole_keys"]
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ def delivery(course: Course) -> None:
     body, sent = (_body(data) for data in (post.kept(large.message_id), large.data + b"\n"))
     course.expect("the megabyte: octets, checksum", (len(body), _sum(body)), (len(sent), _sum(sent)))
     _status_line(course, rows[0].mail)
+    whole_keys(course, "mx1", [row.mail for row in rows], since)
     _postmaster(course)
 
 
@@ -115,6 +118,14 @@ def _status_line(course: Course, mail: Mail) -> None:
     remote = course.post.fates(mail)[-1].queue_id
     lines = [line for line in course.post.log("mx1") if f"{remote}: to=<" in line]
     course.hold("Postfix's status= line on mx1", any("accepted route=replies" in line and "status=sent" in line for line in lines), f"actual {lines}")
+
+
+def whole_keys(course: Course, host: str, mails: Sequence[Mail], since: str) -> None:
+    """gatepost's own lines show no key whole (Postfix's show every recipient)."""
+    keys = {each.partition("+")[2].partition("@")[0].lower() for mail in mails for each in mail.recipients if "+" in each}
+    ours = [line.partition("gatepost")[2] for line in course.post.log(host, since=since) if "gatepost" in line and "postfix/" not in line]
+    course.hold(f"{host}: lines of ours", len(ours) >= len(mails) - 2, f"actual {len(ours)} for {len(mails)} messages")
+    course.none(f"{host}: lines of ours with a whole key", [line for line in ours if any(key in line.lower() for key in keys if len(key) > 8)])
 
 
 def _postmaster(course: Course) -> None:

@@ -17,9 +17,12 @@ from tests.lab.places import HOST_DOMAIN
 from tests.lab.post import new_mail
 
 if TYPE_CHECKING:
-    from tests.lab.course import Course
+    from collections.abc import Sequence
 
-__all__ = ["ports", "rate", "relay", "smuggling"]
+    from tests.lab.course import Course
+    from tests.lab.post import Mail
+
+__all__ = ["from_sender", "hand", "ports", "rate", "relay", "smuggling"]
 
 #: Ports that are tried: all of the well-known ones, what databases and web servers use, and one that is listened on for the test.
 _LISTENER: Final = 8025
@@ -33,9 +36,16 @@ def from_sender(course: Course, verb: str, job: Any) -> Any:
     return json.loads(course.world.guest("sender").run("python3", "/opt/lab/client.py", verb, stdin=json.dumps(job), timeout=240))
 
 
-def ports(course: Course) -> None:
+def hand(course: Course, host: str, *mails: Mail) -> int:
+    """Gives messages to that host itself, from sender; the number taken."""
+    jobs = [[mail.sender, list(mail.recipients), mail.data.decode("latin-1")] for mail in mails]
+    taken: int = from_sender(course, "hand", {"address": course.world.guest(host).address.ipv4, "mails": jobs})
+    return taken
+
+
+def ports(course: Course, hosts: Sequence[str] = ("mx1", "mx2")) -> None:
     """A listener that nobody asked for is not reached, nor ssh from a stranger; 25 is."""
-    for name in ("mx1", "mx2"):
+    for name in hosts:
         guest = course.world.guest(name)
         for address in ("0.0.0.0", "::"):
             guest.run("systemd-run", "-q", "--unit", f"stray-{len(address)}", "python3", "-m", "http.server", "--bind", address, str(_LISTENER + len(address) % 2))
@@ -46,8 +56,8 @@ def ports(course: Course) -> None:
         finally:
             for unit in ("stray-7", "stray-2"):
                 guest.run("systemctl", "stop", unit)
-    status, said = course.controller.run(["ansible", "mx1,mx2", "-m", "ansible.builtin.ping"])
-    course.expect("Ansible's ping from the controller", (status, said.count('"ping": "pong"')), (0, 2))
+    status, said = course.controller.run(["ansible", ",".join(hosts), "-m", "ansible.builtin.ping"])
+    course.expect("Ansible's ping from the controller", (status, said.count('"ping": "pong"')), (0, len(hosts)))
 
 
 # --- who knocks too often -------------------------------------------------------------------------------------------------
@@ -84,9 +94,9 @@ def _knock(course: Course, times: int, *, keep: bool, patience: float) -> Any:
 _ENDS: Final = ("\n.\n", "\n.\r\n", "\r\n.\n", "\r.\r", "\r.\r\n", "\r\n.\r", "\r\n\0.\r\n")
 
 
-def smuggling(course: Course) -> None:
+def smuggling(course: Course, host: str = "mx1") -> None:
     """A first message with a second dialogue in its text; the second never becomes a message."""
-    address, guest = course.post.address("order-13"), course.world.guest("mx1")
+    address, guest = course.post.address("order-13"), course.world.guest(host)
     marks = [uuid.uuid4().hex for _ in _ENDS]
     since = course.post.now()
     for end, mark in zip(_ENDS, marks, strict=True):
@@ -102,10 +112,10 @@ def smuggling(course: Course) -> None:
         course.hold(f"{name}: messages queued", sum("queued as" in reply for reply in replies[5:]) <= 1, f"actual {replies[5:]}")
     # All that was taken has its end before anything is counted: a last good message comes behind it.
     last = new_mail(address)
-    course.post.send(last)
+    hand(course, host, last)
     course.expect("a good message behind them: copies at the app", len(course.post.wait_arrivals([last])), 1)
-    wait_for(lambda: course.post.queue("mx1") == 0, what="mx1's queue to be empty")
-    log = "\n".join(course.post.log("mx1", since=since))
+    wait_for(lambda: course.post.queue(host) == 0, what=f"{host}'s queue to be empty")
+    log = "\n".join(course.post.log(host, since=since))
     seen = [line["message_id"] for line in course.post.received()]
     for end, mark in zip(_ENDS, marks, strict=True):
         course.expect(f"variant {end!r}: second messages at the app, in the log", (f"<second-{mark}@example.net>" in seen, f"message-id=<second-{mark}" in log), (False, False))
@@ -138,9 +148,9 @@ _FORMS: Final = (
 )
 
 
-def relay(course: Course) -> None:
+def relay(course: Course, host: str = "mx1") -> None:
     """Each form is refused for good, over both families; no mail is taken that leads elsewhere."""
-    guest = course.world.guest("mx1")
+    guest = course.world.guest(host)
     forms = [form.format(number=guest.address.ipv4) for form in _FORMS]
     course.expect("forms", len(set(forms)), 20)
     for address in (guest.address.ipv4, guest.address.ipv6):

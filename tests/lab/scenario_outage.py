@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tests.lab.course import Course
     from tests.lab.post import Mail
 
-__all__ = ["outage"]
+__all__ = ["outage", "rebooted", "rules"]
 
 #: Messages in each phase.
 _MESSAGES: Final = 10
@@ -29,7 +29,6 @@ def outage(course: Course) -> None:
     """Closed, stopped, both off, rebooted."""
     mx1, mx2 = course.world.guest("mx1"), course.world.guest("mx2")
     sent: list[Mail] = []
-    rules = _rules(course)
 
     mx1.run("nft", _SHUT)
     sent += _phase(course, "mx1's port 25 closed", {"mx2"})
@@ -51,12 +50,19 @@ def outage(course: Course) -> None:
     course.expect("both back: copies at the app", sorted(course.post.wait_arrivals(waiting).values()), [1] * _MESSAGES)
     sent += waiting
 
-    mx1.reboot()
-    course.expect("after the reboot: systemd on mx1", mx1.try_run("systemctl", "is-system-running").strip(), "running")
-    course.expect("after the reboot: packet filter on mx1", _rules(course), rules)
+    rebooted(course, "mx1")
     sent += _phase(course, "mx1 rebooted", {"mx1"})
 
     _counts(course, sent)
+
+
+def rebooted(course: Course, host: str) -> None:
+    """Nobody touches the host, and it is as it was."""
+    guest, before = course.world.guest(host), rules(course, host)
+    guest.reboot()
+    course.hold(f"{host}: the packet filter has rules", any("dport 25" in line for line in before), f"actual {before}")
+    course.expect(f"{host}: after the reboot: systemd", guest.try_run("systemctl", "is-system-running").strip(), "running")
+    course.expect(f"{host}: after the reboot: packet filter", rules(course, host), before)
 
 
 def _mails(course: Course) -> list[Mail]:
@@ -84,7 +90,7 @@ def _counts(course: Course, sent: Sequence[Mail]) -> None:
         course.expect(f"{host}: messages in the queue", course.post.queue(host), 0)
 
 
-def _rules(course: Course) -> list[str]:
-    """What the packet filter of mx1 lets in, without its counters and what it remembers."""
-    text = course.world.guest("mx1").run("nft", "-s", "list", "chain", "inet", "gatepost", "input")
+def rules(course: Course, host: str) -> list[str]:
+    """What the host's packet filter lets in, without its counters and what it remembers; empty where it has no such table."""
+    text = course.world.guest(host).try_run("nft", "-s", "list", "chain", "inet", "gatepost", "input")
     return [line.strip() for line in text.splitlines()]

@@ -8,7 +8,16 @@ from __future__ import annotations
 
 from typing import Final
 
-from tests.lab import scenario_beside, scenario_delivery, scenario_door, scenario_fresh, scenario_outage
+from tests.lab import (
+    scenario_beside,
+    scenario_debian13,
+    scenario_delivery,
+    scenario_door,
+    scenario_fresh,
+    scenario_mutants,
+    scenario_outage,
+    scenario_update,
+)
 from tests.lab.course import Scenario
 
 __all__ = ["SCENARIOS"]
@@ -25,4 +34,7 @@ SCENARIOS: Final = (
     Scenario("outage", "mx1 closed, stopped, both off, rebooted; no message lost", _PAIR, scenario_outage.outage),
     Scenario("rate", "one source that knocks too often", _PAIR, scenario_door.rate),
     Scenario("beside", "a Postfix that serves another domain keeps doing so", ("other",), scenario_beside.beside),
+    Scenario("update", "20 messages a second, meanwhile a new release, a broken one, a broken variable", _PAIR, scenario_update.update, full=True),
+    Scenario("debian13", "Debian 13, from bare to mail delivered", ("mx13",), scenario_debian13.debian13, full=True),
+    Scenario("mutants", "roles with a mistake in them are found out", ("r2",), scenario_mutants.mutants, full=True),
 )

@@ -15,8 +15,9 @@ from tests.lab.controller import Controller
 from tests.lab.fixtures import FILLS, OWN, make_authority, make_secrets, variables
 from tests.lab.guest import Guest, end_cgroup
 from tests.lab.image import make_image, make_key, make_layer
-from tests.lab.machine import CHECKOUT, LabError, run
+from tests.lab.machine import LabError, run
 from tests.lab.places import ADDRESSES
+from tests.lab.wheels import make_wheels
 
 if TYPE_CHECKING:
     from tests.lab.places import Places
@@ -51,9 +52,9 @@ class World:
         make_key(self.places)
         make_authority(self.places)
         make_secrets(self.places)
-        self._wheels()
         for suite in suites or ("bookworm",):
             make_image(self.places, suite)
+            make_wheels(self.places, suite)
         make_layer(self.places, "bookworm")
         net.make_bridge(self.places)
         (folder / "resolv.conf").write_text(f"nameserver {ADDRESSES['dns'].ipv4}\n")
@@ -61,10 +62,6 @@ class World:
         (folder / "known_hosts").write_text(f"10.77.0.*,fd77::* {host_key}\n")
         self.add(*OWN)
         (folder / "ready").touch()
-
-    def _wheels(self) -> None:
-        """The dependencies' wheels, as demo/setup.sh keeps them."""
-        shutil.copytree(CHECKOUT / ".cache/wheels", self.places.wheels)
 
     def add(self, *names: str) -> None:
         """Makes and starts these hosts, and waits until they are up."""
