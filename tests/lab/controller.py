@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from tests.lab.places import Places
 
-__all__ = ["VENV", "Controller", "Recap"]
+__all__ = ["VENV", "Controller", "Played", "Recap"]
 
 #: The environment with Ansible that demo/setup.sh lab makes from ansible/requirements.txt.
 VENV: Final = CHECKOUT / ".lab-venv"

@@ -31,7 +31,7 @@ _REPOSITORY: Final = (
     "bind9-dnsutils", "python3-dnspython", "python3", "ca-certificates", "certbot", "dehydrated", "curl", "cron", "acl", "swaks", "iptables", "bsd-mailx",
 )  # fmt: skip
 #: What the lab itself puts on sender, app and dns.
-_LAB_OWN: Final = ("postfix", "bind9", "pebble", "openssl", "swaks", "python3-yaml")
+_LAB_OWN: Final = ("postfix", "bind9", "bind9-dnsutils", "pebble", "openssl", "swaks", "python3-yaml")
 _MASKED: Final = ("apt-daily.timer", "apt-daily-upgrade.timer", "e2scrub_all.timer", "dpkg-db-backup.timer", "console-getty.service",
                   "fstrim.timer", "systemd-timesyncd.service")  # fmt: skip
 _BUILD: Final = 300.0

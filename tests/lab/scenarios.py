@@ -10,6 +10,7 @@ from typing import Final
 
 from tests.lab import (
     scenario_beside,
+    scenario_chain,
     scenario_debian13,
     scenario_delivery,
     scenario_door,
@@ -31,6 +32,7 @@ SCENARIOS: Final = (
     Scenario("ports", "port 25 is open, and all else is closed", _PAIR, scenario_door.ports),
     Scenario("smuggling", "seven end-of-data variants, none through", _PAIR, scenario_door.smuggling),
     Scenario("relay", "twenty forms of recipient, none through", _PAIR, scenario_door.relay),
+    Scenario("chain", "gatepost doctor --chain: whole, and with one hop broken after another", _PAIR, scenario_chain.chain),
     Scenario("outage", "mx1 closed, stopped, both off, rebooted; no message lost", _PAIR, scenario_outage.outage),
     Scenario("rate", "one source that knocks too often", _PAIR, scenario_door.rate),
     Scenario("beside", "a Postfix that serves another domain keeps doing so", ("other",), scenario_beside.beside),
