@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from tests.lab import net
+from tests.lab.cgroup import enter_cgroup
 from tests.lab.fixtures import variables
 from tests.lab.machine import CHECKOUT, LabError
 from tests.lab.places import ADDRESSES, HOST_DOMAIN
@@ -80,7 +81,7 @@ class Controller:
         """Exit status and output."""
         done = subprocess.run(
             self.command(command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout, check=False,
-            env=self.environment(), cwd=self.tree / "ansible",
+            env=self.environment(), cwd=self.tree / "ansible", preexec_fn=lambda: enter_cgroup(f"{self.places.name}-controller"),
         )  # fmt: skip
         return done.returncode, done.stdout.decode("utf-8", "replace")
 

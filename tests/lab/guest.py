@@ -12,13 +12,13 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tests.lab import net
-from tests.lab.machine import CHECKOUT, LabError, cgroup_roots, run, wait_for
+from tests.lab.cgroup import end_cgroup, enter_cgroup
+from tests.lab.machine import CHECKOUT, LabError, run, wait_for
 from tests.lab.places import ADDRESSES, HOST_DOMAIN
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from tests.lab.places import Places
 
-__all__ = ["Guest", "end_cgroup", "keep"]
+__all__ = ["Guest", "keep"]
 
 #: nspawn's exit status for a guest that wants to be started again.
 _REBOOT: Final = 133
@@ -156,11 +156,11 @@ class Guest:
 def keep(places: Places, name: str) -> None:
     """The keeper: runs the guest until it is off for good. Called in a process of its own."""
     guest = Guest(places, name)
-    _enter_cgroup(f"{places.name}-keep")
+    enter_cgroup(f"{places.name}-keep")
     while True:
         with (guest.folder / "console.log").open("ab") as log:
             nspawn = subprocess.Popen(
-                _nspawn(guest), stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=lambda: _enter_cgroup(f"{places.name}-{name}"),
+                _nspawn(guest), stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=lambda: enter_cgroup(f"{places.name}-{name}"),
                 env={"PATH": os.environ["PATH"], "UNIFIED_CGROUP_HIERARCHY": "yes", "SYSTEMD_NSPAWN_API_VFS_WRITABLE": "network"},
             )  # fmt: skip
             (guest.folder / "nspawn.pid").write_text(str(nspawn.pid))
@@ -178,27 +178,3 @@ def _nspawn(guest: Guest) -> Sequence[str]:
         "--resolv-conf=off", f"--bind-ro={places.repository(suite)}:/srv/repo", f"--bind-ro={places.wheels(suite)}:/srv/wheels",
         "--console=pipe", "--boot",
     ]  # fmt: skip
-
-
-def _enter_cgroup(name: str) -> None:
-    for root in cgroup_roots():
-        (root / name).mkdir(exist_ok=True)
-        (root / name / "cgroup.procs").write_text(str(os.getpid()))
-
-
-def end_cgroup(name: str) -> None:
-    """Ends every process in it, waits until they are gone, and removes it."""
-    roots = cgroup_roots()
-    if not roots:
-        return
-    group = roots[0] / name
-    if group.exists():
-        (group / "cgroup.kill").write_text("1")
-        wait_for(lambda: "populated 0" in (group / "cgroup.events").read_text(), timeout=_BOOT, what=f"the end of {name}")
-    for root in roots:
-        end = time.monotonic() + _BOOT
-        while (root / name).exists() and time.monotonic() < end:
-            for folder, _, _ in os.walk(root / name, topdown=False):
-                with suppress(OSError):
-                    os.rmdir(folder)
-

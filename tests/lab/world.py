@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.lab import net
+from tests.lab.cgroup import end_cgroup
 from tests.lab.controller import Controller
 from tests.lab.fixtures import FILLS, OWN, make_authority, make_secrets, variables
-from tests.lab.guest import Guest, end_cgroup
+from tests.lab.guest import Guest
 from tests.lab.image import make_image, make_key, make_layer
 from tests.lab.machine import LabError, run
 from tests.lab.places import ADDRESSES
@@ -85,7 +86,8 @@ class World:
 
     def clean(self) -> None:
         """Nothing is left."""
-        end_cgroup(f"{self.places.name}-keep")
+        for each in ("keep", "controller"):
+            end_cgroup(f"{self.places.name}-{each}")
         for name in ADDRESSES:
             end_cgroup(f"{self.places.name}-{name}")
             for left in ("propagate", "unix-export"):
