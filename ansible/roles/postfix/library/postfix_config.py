@@ -389,8 +389,8 @@ class PostfixConfig:
         ]
         if waiting:
             raise Conflict(
-                f"{len(waiting)} messages for {', '.join(domains)} wait in this host's queue ({', '.join(waiting[:10])}): Postfix"
-                " would bounce them. Let them be delivered (postqueue -f), or set postfix_drop_queue to true."
+                f"{len(waiting)} messages for {', '.join(domains)} wait in this host's queue ({', '.join(waiting[:10])}):"
+                " Postfix would bounce them. Let them be delivered (postqueue -f), or set postfix_drop_queue to true."
             )
 
     # -- small things
