@@ -57,7 +57,7 @@ def ports(course: Course, hosts: Sequence[str] = ("mx1", "mx2")) -> None:
             for unit in ("stray-7", "stray-2"):
                 guest.run("systemctl", "stop", unit)
     status, said = course.controller.run(["ansible", ",".join(hosts), "-m", "ansible.builtin.ping"])
-    course.expect("Ansible's ping from the controller", (status, said.count('"ping": "pong"')), (0, len(hosts)))
+    course.expect("Ansible's ping from the controller", (status, said.count("pong")), (0, len(hosts)))
 
 
 # --- who knocks too often -------------------------------------------------------------------------------------------------

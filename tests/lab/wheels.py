@@ -38,13 +38,17 @@ def make_wheels(places: Places, suite: str) -> None:
         shutil.copytree(_KEPT, target)
         return
     target.mkdir()
+    for kept in _KEPT.glob("*.whl"):
+        if kept.name.endswith("-none-any.whl"):
+            shutil.copy(kept, target)
     _download(target, version)
     _build(places, suite, target)
 
 
 def _download(target: Path, version: str) -> None:
     """Ready-made wheels for that Python, and pymilter's source."""
-    pip = [sys.executable, "-m", "pip", "-qq", "--disable-pip-version-check", "--no-input", "download", "--dest", str(target)]
+    pip = [sys.executable, "-m", "pip", "-qq", "--disable-pip-version-check", "--no-input", "download", "--dest", str(target),
+           "--find-links", str(target)]  # fmt: skip
     wanted = [line for line in _REQUIREMENTS.read_text().split() if not line.startswith("pymilter")]
     pymilter = next((line for line in _REQUIREMENTS.read_text().split() if line.startswith("pymilter")), "pymilter")
     short = version.replace(".", "")
