@@ -21,7 +21,7 @@ from tests.lab.places import ADDRESSES
 from tests.lab.wheels import make_wheels
 
 if TYPE_CHECKING:
-    from tests.lab.places import Places
+    from tests.lab.places import Address, Places
 
 __all__ = ["World"]
 
@@ -59,10 +59,14 @@ class World:
         make_layer(self.places, "bookworm")
         net.make_bridge(self.places)
         (folder / "resolv.conf").write_text(f"nameserver {ADDRESSES['dns'].ipv4}\n")
-        host_key = " ".join((self.places.base("bookworm") / "etc/ssh/ssh_host_ed25519_key.pub").read_text().split()[:2])
-        (folder / "known_hosts").write_text(f"10.77.0.*,fd77::* {host_key}\n")
+        (folder / "known_hosts").write_text("".join(self._known(each) for each in ADDRESSES.values()))
         self.add(*OWN)
         (folder / "ready").touch()
+
+    def _known(self, address: Address) -> str:
+        """The line of ssh's known_hosts: hosts of one image have one key."""
+        file = self.places.base(address.suite) / "etc/ssh/ssh_host_ed25519_key.pub"
+        return f"{address.ipv4},{address.ipv6} {' '.join(file.read_text().split()[:2])}\n" if file.exists() else ""
 
     def add(self, *names: str) -> None:
         """Makes and starts these hosts, and waits until they are up."""
