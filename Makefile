@@ -4,15 +4,19 @@
 #   make demo-stop   ends what KEEP=1 left running
 #   make test        everything, a real Postfix included; ARGS="tests/test_x.py -k name" for a part
 #   make lint        ruff, mypy strict, yamllint, shell syntax
-#   make bench       messages a second, hostile input, key guessing; writes .bench/results.json
+#   make bench       messages a second, memory, hostile input, key guessing; writes .bench/results.json; FULL=1: for longer
+#   make soak        mail through a real Postfix while everything around it breaks; N=20000 SEED=n MINUTES=20 (docs/soak.md)
 
 PY := .venv/bin/python
 SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
 # Run as root in somebody's checkout: leave no file there that its owner could not delete.
 AS_ROOT := $(SUDO) env PYTHONDONTWRITEBYTECODE=1
 ARGS ?=
+N ?= 20000
+SEED ?= 0
+MINUTES ?= 20
 
-.PHONY: help demo demo-stop test lint bench
+.PHONY: help demo demo-stop test lint bench soak
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -40,4 +44,8 @@ lint:
 
 bench:
 	@demo/setup.sh bench
-	@$(AS_ROOT) $(PY) bench/run.py
+	@$(AS_ROOT) FULL="$(FULL)" $(PY) bench/run.py
+
+soak:
+	@demo/setup.sh soak
+	@$(AS_ROOT) $(PY) -m tests.soak.soak --count $(N) --seed $(SEED) --minutes $(MINUTES) --mutant "$(MUTANT)"

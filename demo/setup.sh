@@ -1,13 +1,13 @@
 #!/bin/bash
-# Makes a machine ready for `make demo`, `test`, `bench` and `lint`: system packages, .venv, the wheels of the dependencies.
+# Makes a machine ready for `make demo`, `test`, `bench`, `soak` and `lint`: system packages, .venv, the wheels of the dependencies.
 #
 # Promises: quick and silent where all is there; says what it does before it does it, and what to do where it cannot.
 # A Postfix or opendkim that runs already is not touched; one installed here is neither started nor started at boot.
 # Never: removes a package (another mail server, say), changes a configuration, or leaves anything in the checkout but .venv
 # and .cache, which git ignores.
 #
-#   demo/setup.sh [venv|demo|test|bench]     venv: the Python environment, with what builds pymilter; demo: and Postfix;
-#                                            test: and the languages of docs/keys.md, openssl; bench: Postfix and opendkim
+#   demo/setup.sh [venv|demo|test|bench|soak]  venv: the Python environment, with what builds pymilter; demo: and Postfix;
+#                                            test: and the languages of docs/keys.md, openssl; bench: Postfix, opendkim, rt-mailgate
 set -euo pipefail
 umask 022
 cd -- "$(dirname -- "$0")/.."
@@ -24,8 +24,9 @@ case $mode in
     venv) wanted="cc:gcc" ;;
     demo) wanted="cc:gcc postfix:postfix swaks:swaks" ;;
     test) wanted="cc:gcc postfix:postfix swaks:swaks ruby:ruby php:php-cli node:nodejs go:golang-go openssl:openssl" ;;
-    bench) wanted="cc:gcc postfix:postfix swaks:swaks opendkim:opendkim" ;;
-    *) die "usage: demo/setup.sh [venv|demo|test|bench]" ;;
+    bench) wanted="cc:gcc postfix:postfix swaks:swaks opendkim:opendkim rt-mailgate:rt5-clients" ;;
+    soak) wanted="cc:gcc postfix:postfix prlimit:util-linux mount:mount" ;;
+    *) die "usage: demo/setup.sh [venv|demo|test|bench|soak]" ;;
 esac
 
 # --- Python: the system's own first; it must be one that every user can run, for the pipe script runs as gatepost ----------
