@@ -1,48 +1,39 @@
 """A Postfix with several doors side by side: without a milter, and one for each milter that is compared.
 
-Promises: everything lies in one folder below /var/tmp, which `close` deletes; the doors differ in `smtpd_milters` alone, and
-what they take goes to discard(8), so that no delivery counts; before anything is measured one message through each door shows
-that its milter did its work. All milters run as user gatepost, on sockets in one folder.
-Never: asks DNS elsewhere than on 127.0.0.1; ends a process that it did not start.
+Promises: the doors differ in `smtpd_milters` alone, and what they take goes to discard(8), so that no delivery counts; before
+anything is measured one message through each door shows that its milter did its work. All milters run as user gatepost, on
+sockets in one folder.
+Never: asks DNS elsewhere than on 127.0.0.1.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import signal
 import socket
 import sqlite3
-import subprocess
-import tempfile
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final
 
 from bench.guesses import dead_keys, revoked_file
+from bench.stage import DOMAIN, KEY_ID, SENDER, Stage, letter
 from demo.dns_server import DnsServer
 from demo.environment import CHECKOUT, ensure_user
-from demo.postfix_instance import LOOPBACK, MailRecorder, PostfixError, PrivatePostfix, Session, free_port, wait_for
-from gatepost.config import load
+from demo.postfix_instance import LOOPBACK, MailRecorder, PostfixError, Session, free_port, wait_for
 from gatepost.keys.outgoing import fill
-from gatepost.keys.signed import mint
-from gatepost.wiring import render
 from tests.signed_mail import Key, rsa_key, sign
 
 if TYPE_CHECKING:
     from demo.environment import Environment
 
-__all__ = ["BODY_BYTES", "DOMAIN", "DOORS", "SENDER", "Doors"]
+__all__ = ["BODY_BYTES", "DOORS", "Doors"]
 
-DOMAIN: Final = "in.example.com"
-SENDER: Final = "person@example.org"
 #: The doors, in the order of a round. "none": no milter; "idle": one that does nothing (idle_milter.py); "ours": no DNS asked;
 #: "checking": ours, with everything authenticated; "opendkim": Debian's, which verifies DKIM alone.
 DOORS: Final = ("none", "idle", "ours", "checking", "opendkim")
 BODY_BYTES: Final = 5_000
-_KEY_ID: Final = "reply-keys"
-_SECRET: Final = b"a secret of the benchmark, which ends with it"
+_ADDRESS: Final = f"reply+%{{key}}@{DOMAIN}"
 #: Long enough that no milter is given up, however busy the machine.
 _TIMES: Final = "connect_timeout=30s, command_timeout=30s, content_timeout=120s, default_action=tempfail"
 _CONFIG: Final = """\
@@ -50,7 +41,7 @@ store: {store}
 log: {folder}/log/gatepost.log
 routes:
   - name: replies
-    address: "reply+%{{key}}@{domain}"
+    address: "{address}"
     keys: {{format: signed, secret: {key_id}, revoked: {folder}/etc/revoked}}
     deliver: [folder]
 milter: {{socket: "unix:{socket}", authserv_id: mx.example.com, authenticate: [{methods}], dns: ["{dns}"]}}
@@ -70,55 +61,34 @@ Syslog no
 _DEAD_KEYS: Final = 500
 
 
-class Doors:
-    """All of it, as a context manager. `environment` has gatepost with its extra [milter]."""
+class Doors(Stage):
+    """All of it, as a context manager."""
 
     def __init__(self, environment: Environment) -> None:
+        super().__init__()
         self.environment = environment
-        self.folder = Path(tempfile.mkdtemp(prefix="gatepost-bench.", dir="/var/tmp"))
-        self.folder.chmod(0o755)
-        self.postfix = PrivatePostfix(self.folder / "postfix")
         self.ports = {"none": self.postfix.port} | {door: free_port() for door in DOORS[1:]}
         self.message = self.folder / "message"
-        self.to = _address(_key("ticket-42"))
-        keys = dead_keys(_DEAD_KEYS, secret=_SECRET, key_id=_KEY_ID, domain=DOMAIN)
-        self._revoked = keys["revoked"]
+        self.recipient = self.to("reply", "ticket-42")
+        #: Where trial messages go, to be looked at.
+        self.trial = self.to("reply", "trial")
+        self._keys = dead_keys(_DEAD_KEYS, secret=self.secret.encode(), key_id=KEY_ID, domain=DOMAIN)
         #: Addresses with a key that is not live, of each kind.
-        self.dead = {kind: [_address(key) for key in each] for kind, each in keys.items()}
-        self._milters: dict[str, subprocess.Popen[bytes]] = {}
+        self.dead = {kind: [fill(_ADDRESS, key) for key in each] for kind, each in self._keys.items()}
         self._stack = ExitStack()
-
-    def __enter__(self) -> Self:
-        try:
-            self._build()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Ends what was started and deletes the folder."""
-        for milter in self._milters.values():
-            milter.send_signal(signal.SIGKILL)
-            milter.wait()
-        self.postfix.remove()
         self._stack.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        super().close()
 
     def _build(self) -> None:
-        account = ensure_user()
-        self.sockets = self.postfix.milter_folder(account.pw_name)
-        for name, mode in (("etc", 0o755), ("log", 0o755), ("mail", 0o700), ("store", 0o700), ("store-checking", 0o700)):
-            made = self.folder / name
-            made.mkdir()
-            made.chmod(mode)
-            os.chown(made, account.pw_uid, account.pw_gid)
+        self.sockets = self.postfix.milter_folder(ensure_user().pw_name)
+        self.own("etc", "log", mode=0o755)
+        self.own("mail", "store", "store-checking")
         key = rsa_key()
         dns = self._stack.enter_context(DnsServer(_zones(key)))
-        self.message.write_bytes(_message(key, self.to).replace(b"\r\n", b"\n"))
+        self.message.write_bytes(sign(letter(self.recipient, BODY_BYTES), key).replace(b"\r\n", b"\n"))
         self._configure(dns.port, key)
         for door in DOORS[1:]:
             self._start(door)
@@ -133,21 +103,17 @@ class Doors:
         for door, methods in (("ours", ""), ("checking", "spf, dkim, dmarc, arc")):
             self.config(door).write_text(
                 _CONFIG.format(
-                    folder=self.folder, store=self.store(door), domain=DOMAIN, key_id=_KEY_ID, socket=self.socket(door),
+                    folder=self.folder, store=self.store(door), address=_ADDRESS, key_id=KEY_ID, socket=self.socket(door),
                     methods=methods, dns=f"{LOOPBACK}:{dns_port}",
                 )
             )  # fmt: skip
-        secrets = etc / "secrets.yml"
-        secrets.touch(mode=0o600)
-        secrets.write_text(f"{_KEY_ID}: ['{_SECRET.decode()}']\n")
-        shutil.chown(secrets, "gatepost", "gatepost")
         (etc / "opendkim.conf").write_text(_OPENDKIM.format(socket=self.socket("opendkim"), folder=self.folder))
-        (etc / "revoked").write_text(revoked_file(self._revoked, secret=_SECRET, key_id=_KEY_ID))
+        (etc / "revoked").write_text(revoked_file(self._keys["revoked"], secret=self.secret.encode(), key_id=KEY_ID))
         (etc / "public-keys").write_text(f"s._domainkey.example.org {key.record}\n")
         shutil.copyfile(CHECKOUT / "bench" / "idle_milter.py", etc / "idle_milter.py")
         for file in etc.iterdir():
-            if file != secrets:
-                file.chmod(0o644)
+            file.chmod(0o644)
+        self.write_secrets()
 
     def _command(self, door: str) -> list[str]:
         etc = self.folder / "etc"
@@ -161,32 +127,15 @@ class Doors:
         return [opendkim, "-f", "-x", str(etc / "opendkim.conf")]
 
     def _start(self, door: str) -> None:
-        account = ensure_user()
-        with (self.folder / f"{door}.out").open("wb") as said:
-            self._milters[door] = subprocess.Popen(
-                self._command(door), stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT, cwd="/",
-                user=account.pw_uid, group=account.pw_gid, extra_groups=[], env={"PATH": "/usr/bin:/bin", "LANG": "C"},
-                start_new_session=True,
-            )  # fmt: skip
-        wait_for(lambda: self._listens(door), what=f"the milter {door}")
+        self.start(door, self._command(door), ready=lambda: self._listens(door))
 
     def _listens(self, door: str) -> bool:
-        if self._milters[door].poll() is not None:
-            raise PostfixError(f"the milter {door} has ended: {(self.folder / f'{door}.out').read_text()}")
         with socket.socket(socket.AF_UNIX) as probe:
             return probe.connect_ex(str(self.socket(door))) == 0
 
     def _wire(self, outbox_port: int) -> None:
         """gatepost's fragments, with all that comes in dropped, and a door for each milter."""
-        fragments = render(
-            load(str(self.config("ours"))),
-            python=self.environment.python,
-            pipe_script=self.environment.pipe_script,
-            config=str(self.config("ours")),
-            person="person@example.net",
-            host=self.postfix.host,
-            folder=str(self.postfix.maps_folder),
-        )
+        fragments = self.fragments(self.config("ours"))
         fragments["main.cf"] = re.sub(r"(?m)^(smtpd_milters|virtual_transport) = .*$", "", fragments["main.cf"])
         # in_flow_delay: a client that is faster than the queue would be made to wait, and the queue is not what is measured.
         fragments["main.cf"] += (
@@ -219,8 +168,7 @@ class Doors:
 
     def restart(self, door: str) -> None:
         """A milter as it was at first."""
-        self._milters[door].terminate()
-        self._milters[door].wait(timeout=30)
+        self.end(door)
         self._start(door)
 
     def socket(self, door: str) -> Path:
@@ -235,37 +183,11 @@ class Doors:
         """The store of one of ours."""
         return self.folder / ("store-checking" if door == "checking" else "store")
 
-    @property
-    def trial(self) -> str:
-        """Where trial messages go, to be looked at: an address with a key of its own."""
-        return _address(_key("trial"))
-
     def judged(self, door: str) -> int:
         """How many messages one of our milters has judged, by its store."""
         with closing(sqlite3.connect(f"file:{self.store(door)}/gatepost.sqlite?mode=ro", uri=True)) as database:
             count: int = database.execute("SELECT count(*) FROM token").fetchone()[0]
             return count
-
-    def memory(self, door: str) -> int:
-        """Bytes of a milter that are in memory."""
-        status = Path(f"/proc/{self._milters[door].pid}/status").read_text(encoding="ascii")
-        return int(status.partition("VmRSS:")[2].split()[0]) * 1024
-
-    def idle(self) -> None:
-        """Returns once the queue is empty."""
-        wait_for(self._is_idle, timeout=60, what="an empty queue")
-
-    def _is_idle(self) -> bool:
-        queue = self.postfix.queue_folder
-        return not any(files for name in ("maildrop", "incoming", "active") for _, _, files in os.walk(queue / name))
-
-
-def _key(subject: str) -> str:
-    return mint(secret=_SECRET, key_id=_KEY_ID, domain=DOMAIN, subject=subject.encode())
-
-
-def _address(key: str) -> str:
-    return fill(f"reply+%{{key}}@{DOMAIN}", key)
 
 
 def _zones(key: Key) -> dict[str, dict[str, list[str]]]:
@@ -275,14 +197,3 @@ def _zones(key: Key) -> dict[str, dict[str, list[str]]]:
         "_dmarc.example.org": {"TXT": ["v=DMARC1; p=reject"]},
         "s._domainkey.example.org": {"TXT": [key.record]},
     }
-
-
-def _message(key: Key, to: str) -> bytes:
-    """A person's reply, signed."""
-    head = (
-        f"From: A Person <{SENDER}>\r\nTo: {to}\r\nSubject: Re: your order\r\nDate: Sat, 21 Nov 2026 10:00:00 +0000\r\n"
-        "Message-ID: <1.42@example.org>\r\nIn-Reply-To: <0.42@example.net>\r\nMIME-Version: 1.0\r\n"
-        "Content-Type: text/plain; charset=us-ascii\r\nContent-Transfer-Encoding: 7bit\r\n\r\n"
-    )
-    line = b"The pump room is dry again, and the lamp above the stairs has been mended.\r\n"
-    return sign(head.encode("ascii") + line * (BODY_BYTES // len(line)), key)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 __all__ = ["FIGURES", "Figure", "Results", "checked", "table"]
 
@@ -36,6 +36,49 @@ class Figure:
         return value < self.limit if self.aim == "at least" else value > self.limit
 
 
+#: What Postfix hands its messages to: the start of its figures' names, what it is, and the aim of its ratio at 5 kB.
+_VARIANTS: Final = (
+    ("pipe_alone", "the pipe script alone, webhook", 0.09),
+    ("pipe_alone_maildir", "the pipe script alone, Maildir", 0.12),
+    ("pipe_thin", "the thin pipe script, webhook", 0.35),
+    ("pipe_thin_maildir", "the thin pipe script, Maildir", 0.0),
+    ("lmtp", "LMTP, webhook", 0.8),
+    ("lmtp_maildir", "LMTP, Maildir", 0.0),
+    ("rt_mailgate", "Debian's rt-mailgate", 0.0),
+)
+
+
+def _throughput(suffix: str, size: str) -> Iterator[Figure]:
+    """Of messages of one size."""
+    yield Figure(f"rounds{suffix}", f"rounds of all that take messages, {size}")
+    yield Figure(f"message_bytes{suffix}", "size of a message's body", "bytes")
+    yield Figure(f"noop_per_second{suffix}", f"messages a second, {size}, a shell pipe that does nothing", "/s")
+    for name, what, limit in _VARIANTS:
+        yield Figure(f"{name}_per_second{suffix}", f"messages a second, {size}, {what}", "/s")
+        if limit and not suffix:
+            yield Figure(f"{name}_ratio", "the same against the no-op", aim="at least", limit=limit)
+        else:
+            yield Figure(f"{name}_ratio{suffix}", "the same against the no-op")
+        if not suffix:
+            yield Figure(f"{name}_ratio_lowest", "the same, worst round")
+            yield Figure(f"{name}_ratio_highest", "the same, best round")
+
+
+def _queue_to_app(name: str, load: str) -> Iterator[Figure]:
+    """Of one load."""
+    yield Figure(f"{name}_per_second", f"messages a second, {load}", "/s")
+    yield Figure(f"{name}_median_ms", "from the client's last octet to the app, median", "ms")
+    yield Figure(f"{name}_p99_ms", "the same, 99 of 100", "ms", "at most", 1_000)
+
+
+def _against(name: str, number: int, what: str, *, base: int, aimless: tuple[int, ...] = ()) -> Iterator[Figure]:
+    """The ratio to the base, which has none."""
+    if number in aimless:
+        yield Figure(name, what)
+    elif number != base:
+        yield Figure(name, what, aim="at least", limit=0.8)
+
+
 FIGURES: Final = (
     Figure("measured_at", "when the run began (UTC)"),
     Figure("gatepost_version", "what was measured"),
@@ -43,20 +86,42 @@ FIGURES: Final = (
     Figure("machine_load", "load average of the minute before: of others, at the start of a run"),
     Figure("machine_python", "version of the interpreter that runs the pipe script"),
     Figure("machine_postfix", "version of Postfix"),
-    # messages a second
-    Figure("rounds", "rounds of the three pipes, one after the other"),
-    Figure("messages", "messages in each round, for each pipe"),
-    Figure("message_bytes", "size of a message's body", "bytes"),
-    Figure("sessions", "SMTP sessions at once"),
-    Figure("noop_per_second", "messages a second, a shell pipe that does nothing", "/s"),
-    Figure("pipe_alone_per_second", "messages a second, the pipe script with a webhook", "/s"),
-    Figure("pipe_alone_maildir_per_second", "messages a second, the pipe script with a Maildir", "/s"),
-    Figure("pipe_alone_ratio", "webhook against the no-op", aim="at least", limit=0.09),
-    Figure("pipe_alone_ratio_lowest", "the same, worst round"),
-    Figure("pipe_alone_ratio_highest", "the same, best round"),
-    Figure("pipe_alone_maildir_ratio", "Maildir against the no-op", aim="at least", limit=0.12),
-    Figure("pipe_alone_maildir_ratio_lowest", "the same, worst round"),
-    Figure("pipe_alone_maildir_ratio_highest", "the same, best round"),
+    # messages a second through Postfix
+    Figure("sessions", "SMTP clients at once"),
+    *_throughput("", "5 kB"),
+    *_throughput("_1mb", "1 MB"),
+    # from Postfix's queue to the app
+    Figure("queue_to_app_sessions", "SMTP clients at once, LMTP rung, webhook"),
+    Figure("queue_to_app_messages", "messages of each load"),
+    *_queue_to_app("queue_to_app", "at a given rate"),
+    *_queue_to_app("queue_to_app_closed", "one under way for each client"),
+    # the warm process
+    Figure("warm_rounds", "rounds of each number in flight, and of each ledger"),
+    Figure("warm_messages", "messages in each turn at the warm process's socket"),
+    *(
+        figure
+        for number in (1, 10, 100, 400)
+        for figure in (
+            Figure(f"in_flight_{number}_per_second", f"messages a second with {number} in flight", "/s"),
+            *_against(f"in_flight_{number}_ratio", number, "the same against 10", base=10, aimless=(1,)),
+        )
+    ),
+    *(
+        figure
+        for number in (1, 10_000, 1_000_000)
+        for figure in (
+            Figure(f"ledger_rows_{number}_per_second", f"messages a second, rows in the ledger: {number:,}", "/s"),
+            *_against(f"ledger_rows_{number}_ratio", number, "the same against 1 row", base=1),
+        )
+    ),
+    Figure("ledger_rows_1_longest_ms", "the longest that one message took with 1 row", "ms"),
+    Figure("ledger_rows_1000000_longest_ms", "the same with 1,000,000 rows, of which each message deletes old ones", "ms"),
+    Figure("warm_memory_messages", "messages to one warm process; 100,000 with FULL=1"),
+    Figure("warm_memory_half_mb", "memory of its workers after half of them", "MB"),
+    Figure("warm_memory_last_mb", "the same after all of them", "MB"),
+    Figure("warm_memory_growth_mb", "the difference", "MB", "at most", 5),
+    Figure("large_message_webhook_times", "memory that a message of 10 MB takes, in its size: webhook", aim="at most", limit=3),
+    Figure("large_message_maildir_times", "the same: Maildir", aim="at most", limit=3),
     # the milter
     Figure("milter_rounds", "rounds of all doors, on new connections and then on kept ones"),
     Figure("milter_messages", "messages in each round, for each door and kind of connection"),

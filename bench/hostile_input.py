@@ -86,7 +86,7 @@ def measure(place: Place, say: Callable[[str], None]) -> Results:
     """Every input of tests/hostile.py."""
     from tests.hostile import HOSTILE
 
-    settings, to = place.settings, place.address("webhook")
+    settings, to = place.settings, place.to("pipe-webhook", "ticket-42")
     ratios, seconds, exceptions, large = {}, {}, 0, {}
     for name, make in HOSTILE.items():
         one, ten = make(1), make(10)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from bench.milter_rate import send
+from bench.stage import resident
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,10 +31,10 @@ def measure(doors: Doors, say: Callable[[str], None]) -> Results:
     """Megabytes after FIRST messages and after LAST."""
     doors.restart(_DOOR)
     send(doors, _DOOR, FIRST, kept=True)
-    first = last = doors.memory(_DOOR)
+    first = last = resident(doors.pid(_DOOR))
     for sent in range(FIRST + _STEP, LAST + 1, _STEP):
         send(doors, _DOOR, _STEP, kept=True)
-        last = doors.memory(_DOOR)
+        last = resident(doors.pid(_DOOR))
         say(f"  {last / _MEGABYTE:.1f} MB after {sent} messages")
     return {
         "milter_memory_first_mb": round(first / _MEGABYTE, 1),

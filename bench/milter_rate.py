@@ -12,7 +12,8 @@ import subprocess
 import time
 from typing import TYPE_CHECKING, Final
 
-from bench.doors import DOORS, SENDER
+from bench.doors import DOORS
+from bench.stage import SENDER
 from demo.postfix_instance import LOOPBACK, PostfixError
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def send(doors: Doors, door: str, count: int, *, kept: bool) -> float:
     ours = door in ("ours", "checking")
     had = doors.judged(door) if ours else 0
     command = ["/usr/sbin/smtp-source", "-s", str(SESSIONS), "-m", str(count), "-F", str(doors.message), "-f", SENDER]
-    command += ["-t", doors.to, "-M", "client.example.net", *(["-d"] if kept else []), f"{LOOPBACK}:{doors.ports[door]}"]
+    command += ["-t", doors.recipient, "-M", "client.example.net", *(["-d"] if kept else []), f"{LOOPBACK}:{doors.ports[door]}"]
     started = time.perf_counter()
     done = subprocess.run(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=_PATIENCE, check=False

@@ -18,7 +18,17 @@ from typing import TYPE_CHECKING, NoReturn
 if __name__ == "__main__":  # the folder of this file would hide the package `bench` behind this file
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from bench import guessing, hostile_input, milter_memory, milter_rate, starts, throughput
+from bench import (
+    guessing,
+    hostile_input,
+    latency,
+    milter_memory,
+    milter_rate,
+    starts,
+    throughput,
+    warm_memory,
+    warm_rate,
+)
 from bench.doors import Doors
 from bench.figures import FIGURES, checked, table
 from bench.place import Place
@@ -32,7 +42,8 @@ __all__ = ["main", "write"]
 
 
 def main() -> int:
-    """The exit status."""
+    """The exit status. FULL=1 in the environment: what takes longer than ten minutes, too."""
+    full = os.environ.get("FULL", "") not in ("", "0")
     if os.geteuid():
         _say("bench: a private Postfix can be started by root only: sudo make bench")
         return 1
@@ -48,8 +59,14 @@ def main() -> int:
     with Place() as place:
         results["machine_python"] = place.python_version()
         results["machine_postfix"] = place.postfix.command("postconf", "-h", "mail_version").strip()
-        _say(f"bench: messages a second, rounds of {throughput.MESSAGES} each through Postfix")
+        _say("bench: messages a second through Postfix, on every rung")
         results |= throughput.measure(place, _say)
+        _say(f"bench: from Postfix's queue to the app, {latency.SESSIONS} clients at once")
+        results |= latency.measure(place, float(results["lmtp_per_second"]), _say)
+        _say("bench: the warm process's rate, by messages in flight and by rows in the ledger")
+        results |= warm_rate.measure(place, _say)
+        _say("bench: the warm process's memory")
+        results |= warm_memory.measure(place, _say, full=full)
         _say("bench: single runs of the pipe script")
         results |= starts.measure(place, _say)
         _say("bench: hostile input")

@@ -14,6 +14,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from bench.as_user import as_user
+from bench.stage import letter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +39,7 @@ _IMPORTS: Final = (
 def measure(place: Place, say: Callable[[str], None]) -> Results:
     """Medians of ROUNDS turns, in milliseconds."""
     message = place.folder / "inputs" / "message"
-    message.write_bytes(_message(place))
+    message.write_bytes(letter(place.to("pipe-maildir", "ticket-42"), 4_800).replace(b"\r\n", b"\n") + b"\n")
     python = place.environment.python
     imports = _IMPORTS.format(folder=os.path.dirname(os.path.dirname(place.environment.pipe_script)))
     commands: dict[str, Callable[[int], list[str]]] = {
@@ -63,16 +64,6 @@ def measure(place: Place, say: Callable[[str], None]) -> Results:
     for line in import_split(python, imports):
         say(f"    {line}")
     return results
-
-
-def _message(place: Place) -> bytes:
-    """As pipe(8) writes it with flag B."""
-    head = (
-        f"From: A Person <person@example.org>\nTo: {place.address('maildir')}\nSubject: Re: your order\n"
-        "Date: Sat, 21 Nov 2026 10:00:00 +0000\nMessage-ID: <1.42@example.org>\nMIME-Version: 1.0\n"
-        "Content-Type: text/plain\n\n"
-    )
-    return head.encode("ascii") + (b"x" * 79 + b"\n") * 60 + b"\n"
 
 
 def run_once(command: list[str], message: str) -> int:

@@ -1,14 +1,14 @@
 #!/bin/bash
-# Makes a machine ready for `make demo`, `test`, `bench`, `lint` and `lab`: system packages, .venv, the wheels of the dependencies.
+# Makes a machine ready for `make demo`, `test`, `bench`, `soak`, `lint` and `lab`: system packages, .venv, wheels of dependencies.
 #
 # Promises: quick and silent where all is there; says what it does before it does it, and what to do where it cannot.
 # A Postfix or opendkim that runs already is not touched; one installed here is neither started nor started at boot.
 # Never: removes a package (another mail server, say), changes a configuration, or leaves anything in the checkout but .venv,
 # .lab-venv and .cache, which git ignores.
 #
-#   demo/setup.sh [venv|demo|test|bench|lab] venv: the Python environment, with what builds pymilter; demo: and Postfix;
-#                                            test: and the languages of docs/keys.md, openssl; bench: Postfix and opendkim;
-#                                            lab: what makes guests, and Ansible in .lab-venv
+#   demo/setup.sh [venv|lint|demo|test|bench|soak|lab]
+#       venv: the Python environment, with what builds pymilter; lint: and Ansible in .lab-venv; demo: and Postfix; test: and the languages of docs/keys.md,
+#       openssl, nftables; bench: Postfix, opendkim, rt-mailgate; soak: Postfix; lab: what makes guests, and Ansible
 set -euo pipefail
 umask 022
 cd -- "$(dirname -- "$0")/.."
@@ -22,13 +22,15 @@ can_be_root() { [ "$(id -u)" = 0 ] || command -v sudo >/dev/null; }
 
 # command:package. The extra [milter] is built here: pymilter comes as source, and needs a compiler and two packages of headers.
 case $mode in
-    venv) wanted="cc:gcc" ;;
+    venv | lint) wanted="cc:gcc" ;;
     demo) wanted="cc:gcc postfix:postfix swaks:swaks" ;;
-    test) wanted="cc:gcc postfix:postfix swaks:swaks ruby:ruby php:php-cli node:nodejs go:golang-go openssl:openssl" ;;
-    bench) wanted="cc:gcc postfix:postfix swaks:swaks opendkim:opendkim" ;;
+    test) wanted="cc:gcc postfix:postfix swaks:swaks ruby:ruby php:php-cli node:nodejs go:golang-go openssl:openssl"
+          wanted+=" ip:iproute2 nft:nftables" ;;
+    bench) wanted="cc:gcc postfix:postfix swaks:swaks opendkim:opendkim rt-mailgate:rt5-clients" ;;
+    soak) wanted="cc:gcc postfix:postfix prlimit:util-linux mount:mount" ;;
     lab) wanted="cc:gcc ip:iproute2 nft:nftables mmdebstrap:mmdebstrap systemd-nspawn:systemd-container"
          wanted+=" dpkg-scanpackages:dpkg-dev ssh:openssh-client openssl:openssl nsenter:util-linux" ;;
-    *) die "usage: demo/setup.sh [venv|demo|test|bench|lab]" ;;
+    *) die "usage: demo/setup.sh [venv|lint|demo|test|bench|soak|lab]" ;;
 esac
 
 # --- Python: the system's own first; it must be one that every user can run, for the pipe script runs as gatepost ----------
@@ -132,7 +134,7 @@ print(c["options"]["install_requires"].strip(), c["options.extras_require"]["mil
 fi
 
 # --- .lab-venv: Ansible, as ansible/requirements.txt pins it ------------------------------------------------------------------
-if [ "$mode" = lab ]; then
+if [ "$mode" = lab ] || [ "$mode" = lint ]; then
     stamp=.lab-venv/.gatepost-stamp
     state="$("$python" -I -c 'import sys; print(sys.version)' | tr '\n' ' ')$(cksum <ansible/requirements.txt)"
     if [ "$(cat "$stamp" 2>/dev/null)" != "$state" ]; then

@@ -216,6 +216,11 @@ RULES: Final[dict[str, Rule]] = {
         text="Too many messages at once, try later",
         meaning="as many messages, or bytes, are in flight as `lmtp:` allows, and none was done with soon enough",
     ),
+    "no-server": Rule(
+        status="4.3.2",
+        text="Temporarily not available, try later",
+        meaning="no warm process answers the thin pipe script as it should, and `lmtp.fallback` is `defer`",
+    ),
     "config-error": Rule(
         status="4.3.5",
         text="Mail system configuration error",

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from gatepost.decision import Action, Decision
     from gatepost.mail.message import Message
     from gatepost.settings import MilterSettings, ParserLimits, Settings
-    from gatepost.stores.ledger import Limited
+    from gatepost.stores.ledger import Ledger, Limited
 
 __all__ = ["Arrived", "Dialogue", "Ending", "authenticator_for"]
 
@@ -180,28 +180,35 @@ class Dialogue:
             return self._answered(action, judged)
         token = os.urandom(_TOKEN).hex()
         content = stamp.content_hash(message)
-        with self._ledgers.ledger(writes=True) as ledger:
+        recorded = [
+            (each, freeze(each.decision), counters(each.envelope, message, self.settings, each.decision))
+            for each in judged
+            if each.decision.action in ("accept", "reject", "park")
+        ]
+
+        def record(ledger: Ledger) -> tuple[str, dict[str, str], tuple[Limited, ...]]:
             value, binding = stamp.write(
                 ledger.hash_key, ledger.host_id, token=token, queue_id=arrived.queue_id, mail_from=arrived.sender,
                 client_address=arrived.client_address, sender=sender, results=results, content=content,
             )  # fmt: skip
-            host_id = ledger.host_id
-            recorded = [each for each in judged if each.decision.action in ("accept", "reject", "park")]
-            ids = {each.to: delivery_id(host_id, each.envelope, message, token) for each in judged}
+            ids = {each.to: delivery_id(ledger.host_id, each.envelope, message, token) for each in judged}
             limited = ledger.judge(
                 tuple(
                     Judged(
                         id=ids[each.to],
                         recipient=recipient(each.to).final_form,
-                        judgement=freeze(each.decision),
-                        counters=counters(each.envelope, message, self.settings, each.decision),
+                        judgement=judgement,
+                        counters=counted,
                         wanted=each.decision.action != "reject",
                     )
-                    for each in recorded
+                    for each, judgement, counted in recorded
                 ),
                 token=token, queue_id=arrived.queue_id, sender=arrived.sender, binding=binding, now=self.now(),
                 lease=self.settings.timing.lease, keep_token=arrived.others,
             )  # fmt: skip
+            return value, ids, limited
+
+        value, ids, limited = self._ledgers.write(record)
         full = {each.id: each for each in limited}
         judged = [self._limited(each, full.get(ids[each.to])) for each in judged]
         action = consequences.together(tuple(each.decision for each in judged), others=arrived.others)

@@ -30,7 +30,7 @@ from gatepost.value import Value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Final
+    from typing import Final, TypeVar
 
     from gatepost.ask import Question
     from gatepost.decision import Key
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from gatepost.stores.limits import Counter
     from gatepost.stores.parked import Parked
     from gatepost.stores.pool import Ledgers
+
+    Result = TypeVar("Result")
 
 __all__ = [
     "Gateway",
@@ -202,8 +204,12 @@ class _OneLedger:
         self._folder = folder
         self._opened: Ledger | None = None
 
-    def ledger(self, *, writes: bool = False) -> _OneLedger:  # noqa: ARG002
+    def ledger(self) -> _OneLedger:
         return self
+
+    def write(self, work: Callable[[Ledger], Result]) -> Result:
+        with self as ledger:
+            return work(ledger)
 
     def __enter__(self) -> Ledger:
         if self._opened is None:
@@ -222,13 +228,19 @@ class _OneLedger:
 class Gateway:
     """A configuration with its stores open. `now` gives Unix seconds; a test may pass its own.
 
-    With `ledgers` it may be used by many threads at once, else by one.
+    With `ledgers` it may be used by many threads at once, else by one. `deliver`: how a sink gets a message
+    (`GuardedSinks.deliver` where the process stays).
     """
 
-    def __init__(self, settings: Settings, *, now: Callable[[], float] = time.time, ledgers: Ledgers | None = None) -> None:
+    def __init__(
+        self, settings: Settings, *, now: Callable[[], float] = time.time, ledgers: Ledgers | None = None,
+        deliver: Callable[..., Outcome] = deliver,
+    ) -> None:  # fmt: skip
         self.settings = settings
         self.now = now
+        self._hand = deliver
         self._ledgers = ledgers or _OneLedger(settings.store)
+        self._stays = ledgers is not None
 
     def close(self) -> None:
         """Lets go of the ledger. For processes that live on; the pipe script ends by os._exit, which costs no sync."""
@@ -329,18 +341,20 @@ class Gateway:
     def _claim(
         self, id_: str, envelope: Envelope, verdict: Decision, started: float, counters: tuple[Counter, ...]
     ) -> Claim:  # fmt: skip
-        with self._ledgers.ledger(writes=True) as ledger:
-            return ledger.claim(
+        judgement, to = freeze(verdict), recipient(envelope.recipient).final_form
+        return self._ledgers.write(
+            lambda ledger: ledger.claim(
                 id_,
                 now=started,
                 lease=self.settings.timing.lease,
-                judgement=freeze(verdict),
+                judgement=judgement,
                 queue_id=envelope.queue_id,
                 sender=envelope.sender,
-                recipient=recipient(envelope.recipient).final_form,
+                recipient=to,
                 counters=counters,
                 waits=verdict.action == "defer",
             )
+        )
 
     def _carry_out(self, job: _Job, deadline: float, still_whole: Callable[[], None]) -> Receipt:
         sink = ""
@@ -391,7 +405,8 @@ class Gateway:
             hosts = (*hosts, self.settings.milter.authserv_id)
         delivery = Delivery(
             id=job.id,
-            received_at=int(job.claim.first_seen),
+            # Postfix's own time, where the queue ID has one: first_seen moves when a clock is set back, and no byte may change.
+            received_at=int(arrival(job.envelope.queue_id) or job.claim.first_seen),
             attempt=job.claim.attempts,
             route=job.verdict.route,
             envelope=job.envelope,
@@ -402,7 +417,7 @@ class Gateway:
             sender_verified_by=job.verdict.sender.by,
             authentication=_results(job.seen),
         )
-        return deliver(self.settings.sink(sink), delivery, deadline=deadline, now=self.now)
+        return self._hand(self.settings.sink(sink), delivery, deadline=deadline, now=self.now)
 
     def _park(self, job: _Job, decision: Decision) -> Decision:
         """Puts the message aside; a refused head that finds no room is discarded, for a deferral would end as a bounce."""
@@ -423,27 +438,40 @@ class Gateway:
         raw = job.message.raw[: min(job.message.headers.body_start, _HEAD_KEPT)] if headers_only else job.message.raw
         try:
             parked.park(job.id, raw=raw, headers_only=headers_only, meta=meta)
+            parked.prune(self.now(), _PRUNE_PARKED)
         except ParkedFullError as error:
             if not headers_only:
                 raise
             return decision.replace(action="discard", detail=f"{decision.detail}; not parked: {error}")
-        parked.prune(self.now(), _PRUNE_PARKED)
+        finally:
+            self._let_go(parked)
         return decision
+
+    def _let_go(self, parked: Parked) -> None:
+        """In a process that stays: sqlite3 keeps what nobody closes, and its descriptors, until the garbage is collected."""
+        try:
+            if self._stays:
+                parked.close()
+        except StoreError:
+            pass  # what was parked is on the disk
 
     def _release(self, job: _Job, decision: Decision) -> None:
         """Ends the lease of a message that stays in Postfix's queue."""
-        with self._ledgers.ledger(writes=True) as ledger:
-            ledger.release(job.id, job.claim.fence, cannot_take=decision.rule == "app-cannot-take")
+        cannot_take = decision.rule == "app-cannot-take"
+        self._ledgers.write(lambda ledger: ledger.release(job.id, job.claim.fence, cannot_take=cannot_take))
 
     def _finish(self, job: _Job, decision: Decision) -> None:
         """Records the end. What the sink or the disk has is acknowledged even where the record fails: a deferral now would
 
         make Postfix bring it again, and the app get it twice.
         """
+        outcome, now = freeze(_kept(decision)), self.now()
         try:
-            with self._ledgers.ledger(writes=True) as ledger:
-                ledger.finish(job.id, job.claim.fence, outcome=freeze(_kept(decision)), now=self.now(), prune=_PRUNE_A_RUN,
-                              keep=KEEP_ROWS)  # fmt: skip
+            self._ledgers.write(
+                lambda ledger: ledger.finish(
+                    job.id, job.claim.fence, outcome=outcome, now=now, prune=_PRUNE_A_RUN, keep=KEEP_ROWS
+                )
+            )
         except StoreError as error:
             if decision.action == "reject":
                 raise

@@ -7,6 +7,7 @@ Never: a key or a secret whole, a raised exception (a message must not wait for 
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from gatepost.settings import Settings
 
-__all__ = ["destination", "line", "write"]
+__all__ = ["destination", "keep_spare", "line", "write"]
 
 _SOCKET: Final = "/dev/log"
 #: RFC 3164 4.1.1: the mail facility.
@@ -53,20 +54,45 @@ def _escape(character: str) -> str:
     return "\\" + character if character in '"\\' else f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
+#: Held back for one line, in a process that lives on: without it nothing could be said of descriptors used up.
+_spare: list[int] = []
+
+
+def keep_spare() -> None:
+    """From now on, in this process and those that it forks, a line can be written when no descriptor is left."""
+    if not _spare:
+        _spare.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+
+
 def write(text: str, to: str, *, error: bool = False) -> None:
     """One line to "syslog" or to the file `to`; where the file cannot be written, to syslog. Never waits for its reader.
 
     What cannot be written at once is given up: a message must not wait for a log, and neither may a deadline.
     """
     try:
-        if to == "syslog":
-            _to_syslog(text, error=error)
-            return
-        try:
-            _to_file(text, to)
-        except OSError as fault:
-            _to_syslog(f"{text} log_fault={_value(f'{to}: {fault.strerror}')}", error=True)
-    except OSError:
+        _write(text, to, error=error)
+    except OSError as fault:
+        if fault.errno == errno.EMFILE:
+            _write_by_spare(text, to, error=error)
+
+
+def _write(text: str, to: str, *, error: bool) -> None:
+    if to == "syslog":
+        _to_syslog(text, error=error)
+        return
+    try:
+        _to_file(text, to)
+    except OSError as fault:
+        _to_syslog(f"{text} log_fault={_value(f'{to}: {fault.strerror}')}", error=True)
+
+
+def _write_by_spare(text: str, to: str, *, error: bool) -> None:
+    """Another thread may be quicker to take what is free for a moment: then the line is given up after all."""
+    try:
+        os.close(_spare.pop())
+        _write(text, to, error=error)
+        keep_spare()
+    except (OSError, IndexError):
         return
 
 

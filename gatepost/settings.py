@@ -165,7 +165,8 @@ class Sink(Value):
     """Where an accepted message goes. `target`: a URL for a webhook, an absolute folder for a Maildir, a command's program.
 
     `argv`: a command's words, the absolute path of the program first; no part of a message is ever put into them.
-    `secrets`: a webhook's HMAC keys, decoded, oldest first; every one signs. `ca_file`: PEM, "" = the system's.
+    `secrets`: a webhook's HMAC keys, decoded, oldest first; every one signs. `ca_file`: PEM, "" = the system's. `at_once`:
+    messages that it has in hand at once, of all workers of the warm process together.
     """
 
     name: str
@@ -176,6 +177,8 @@ class Sink(Value):
     ca_file: str = ""
     argv: tuple[str, ...] = ()
     secrets: tuple[bytes, ...] = ()
+    #: Half of what our wiring lets Postfix bring at once: a sink that hangs leaves the other half to the others.
+    at_once: int = 10
 
 
 class MilterSettings(Value):
@@ -197,13 +200,15 @@ class MilterSettings(Value):
 class LmtpSettings(Value):
     """The warm process (`gatepost serve`): LMTP on a Unix socket. `socket`: `unix:/PATH`.
 
-    `wiring`: what `gatepost postfix` prints: `lmtp`, Postfix speaks to the socket itself; `pipe`, Postfix runs the script.
+    `wiring`: what `gatepost postfix` prints: `lmtp`, Postfix speaks to the socket itself; `thin`, Postfix runs the script, and
+    that does; `pipe`, the script does the whole job. `fallback`: what the thin script does where nobody answers there.
     `workers`: processes. `max_messages`, `max_bytes`: in flight in all of them; what comes beyond is deferred. `peers`: users
     who may deliver, beside root and whoever runs the process. `idle`: seconds that a client may be silent.
     """
 
     socket: str
-    wiring: Literal["lmtp", "pipe"] = "lmtp"
+    wiring: Literal["lmtp", "thin", "pipe"] = "lmtp"
+    fallback: Literal["local", "defer"] = "local"
     workers: int = 2
     #: Postfix's default_process_limit: it never brings more at once.
     max_messages: int = 100

@@ -37,10 +37,20 @@ QUEUE_DIRECTORY: Final = "/var/spool/postfix"
 #: for its turn (120 s) with the longest `milter.dns_deadline` (60 s); a client waits 10 minutes (RFC 5321 4.5.3.2.6).
 _MILTER_TIMES: Final = "connect_timeout=10s, command_timeout=30s, content_timeout=300s"
 #: Lines of the fragments, with and without `lmtp:`.
-_LMTP_LIMIT: Final = (
-    f"{_SERVICE}-lmtp_destination_recipient_limit = 1\n{_SERVICE}-lmtp_destination_concurrency_failed_cohort_limit = 0"
+_WARM_LIMITS: Final = (
+    f"{_SERVICE}-thin_destination_recipient_limit = 1\n"
+    f"{_SERVICE}-lmtp_destination_recipient_limit = 1\n"
+    f"{_SERVICE}-lmtp_destination_concurrency_failed_cohort_limit = 0"
 )
-_NO_LMTP: Final = f"# ({_SERVICE}-lmtp: none, for gatepost.yml has no `lmtp:`. docs/lmtp.md)"
+_NO_LMTP: Final = f"# ({_SERVICE}-thin, {_SERVICE}-lmtp: none, for gatepost.yml has no `lmtp:`. docs/lmtp.md)"
+#: The pipe service in master.cf's template, and what makes it the thin one. As many at once as by LMTP: they wait for the app,
+#: and hold little beside their message. -S: nothing of `site` is needed until the script falls back.
+_PIPE_SERVICE: Final = re.compile(r"(?ms)^@SERVICE@  unix .*?(?=^$)")
+_THIN: Final = (
+    ("@SERVICE@  unix  -  n  n  -  10  pipe", "@SERVICE@-thin  unix  -  n  n  -  20  pipe"),
+    ("@SERVICE@_time_limit=", "@SERVICE@-thin_time_limit="),
+    (" -I @PIPE_SCRIPT@ ", " -I -S @PIPE_SCRIPT@ --socket=@SOCKET@ --fallback=@FALLBACK@ --deadline=@DEADLINE@\n    "),
+)
 #: Postfix's defaults in seconds, below which the fragment does not go.
 _MINIMAL_BACKOFF: Final = 300
 _MAXIMAL_BACKOFF: Final = 4_000
@@ -143,11 +153,12 @@ def render(
         "QUEUE_LIFETIME": str(ceil(timing.queue_lifetime)),
         "MILTER": _milter(settings.milter, queue_directory),
         "TRANSPORT": _transport(settings.lmtp, queue_directory),
-        "LMTP_LIMIT": _LMTP_LIMIT if settings.lmtp is not None else _NO_LMTP,
-        "LMTP_SERVICE": _lmtp_service(settings),
+        "WARM_LIMITS": _WARM_LIMITS if settings.lmtp is not None else _NO_LMTP,
     }
-    templates = template_folder()
-    return {name: _fill((templates / name).read_text(encoding="utf-8"), values) for name in FRAGMENTS}
+    folder_of = template_folder()
+    templates = {name: (folder_of / name).read_text(encoding="utf-8") for name in FRAGMENTS}
+    values["WARM_SERVICES"] = _warm_services(settings, templates["master.cf"], values)
+    return {name: _fill(template, values) for name, template in templates.items()}
 
 
 def milter_endpoint(socket: str, queue_directory: str = QUEUE_DIRECTORY, *, name: str = "milter.socket") -> str:
@@ -176,13 +187,28 @@ def _transport(lmtp: LmtpSettings | None, queue_directory: str) -> str:
     """Where the mail goes: the one setting in which the wirings differ."""
     if lmtp is None or lmtp.wiring == "pipe":
         return f"{_SERVICE}:"
+    if lmtp.wiring == "thin":
+        return f"{_SERVICE}-thin:"
     return f"{_SERVICE}-lmtp:{milter_endpoint(lmtp.socket, queue_directory, name='lmtp.socket')}"
 
 
-def _lmtp_service(settings: Settings) -> str:
-    """The service that speaks to the warm process; without one a remark."""
-    if settings.lmtp is None:
+def _warm_services(settings: Settings, master: str, values: dict[str, str]) -> str:
+    """The two services that need the warm process; without one a remark."""
+    lmtp = settings.lmtp
+    if lmtp is None:
         return _NO_LMTP
+    path = lmtp.socket.removeprefix("unix:")
+    _check(_PATH, **{"lmtp.socket": path})
+    pipe_service = _PIPE_SERVICE.search(master)
+    assert pipe_service, "the template has the pipe service"
+    thin = pipe_service[0]
+    for old, new in _THIN:
+        thin = thin.replace(old, new)
+    return f"{_fill(thin, {**values, 'SOCKET': path, 'FALLBACK': lmtp.fallback})}\n{_lmtp_service(settings)}"
+
+
+def _lmtp_service(settings: Settings) -> str:
+    """The service in which Postfix itself speaks to the warm process."""
     longest = ceil(settings.timing.deadline) + _TIME_LIMIT_MARGIN
     options = ("lmtp_line_length_limit=0", "lmtp_send_xforward_command=yes", f"lmtp_data_done_timeout={longest}s")
     return f"{_SERVICE}-lmtp  unix  -  -  n  -  20  lmtp" + "".join(f"\n    -o {option}" for option in options)

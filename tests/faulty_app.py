@@ -27,7 +27,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Self
+from typing import Any, BinaryIO, Final, Self
 
 #: Seconds between two octets of a peer that drips: short, so that a client without a total deadline is held for good.
 DRIP: Final = 0.05
@@ -35,11 +35,15 @@ PAGE: Final = b"<!DOCTYPE html>\n<html><head><title>Log in</title></head><body><
 
 
 class Request:
-    """One request: its head, and its body as far as somebody asked for it."""
+    """One request: its head, and its body as far as somebody asked for it.
 
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
-        self._file = sock.makefile("rb")
+    `connection`: how many connections came before and with its own; `number`: the same of requests on that connection.
+    `stays`: whether the connection takes another one. Where it does not, `answer` says so.
+    """
+
+    def __init__(self, sock: socket.socket, file: BinaryIO, *, connection: int, number: int) -> None:
+        self.sock, self._file, self.connection, self.number = sock, file, connection, number
+        self.stays = False
         self.line = self._file.readline(65_536).decode("latin-1").rstrip("\r\n")
         self.method, _, rest = self.line.partition(" ")
         self.path = rest.partition(" ")[0]
@@ -67,6 +71,8 @@ class Request:
 
     def answer(self, status: int, body: bytes = b"", *fields: str, kind: str = "text/plain") -> None:
         lines = [f"HTTP/1.1 {status} Because", f"Content-Length: {len(body)}", *fields]
+        if not self.stays:
+            lines.append("Connection: close")
         if body:
             lines.append(f"Content-Type: {kind}")
         self.say("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
@@ -137,6 +143,10 @@ class FaultyApp:
         self.taken: list[dict[str, str]] = []
         self.requests: list[Request] = []
         self.stopping = threading.Event()
+        #: Connections that came so far; the most that were open at once.
+        self.connections = self.most = 0
+        #: What `kept-speaks` and `kept-ends` wait for.
+        self.told = threading.Event()
         self._log = open(log, "a", encoding="ascii", buffering=1) if log else None  # noqa: SIM115 - closed by stop()
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
@@ -161,6 +171,7 @@ class FaultyApp:
     def stop(self) -> None:
         """Closes everything, whatever a fault holds open."""
         self.stopping.set()
+        self.told.set()
         with self._lock:
             for sock in (self._listener, *self._open):
                 try:
@@ -179,9 +190,16 @@ class FaultyApp:
                 return
             with self._lock:
                 self._open.add(sock)
-            threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
+                self.connections += 1
+                self.most = max(self.most, len(self._open))
+            threading.Thread(target=self._serve, args=(sock, self.connections), daemon=True).start()
 
-    def _serve(self, sock: socket.socket) -> None:
+    @property
+    def open_now(self) -> int:
+        """Connections that are open."""
+        return len(self._open)
+
+    def _serve(self, sock: socket.socket, connection: int) -> None:
         try:
             if self._tls_fault and self._fail_handshake(sock):
                 return
@@ -192,17 +210,27 @@ class FaultyApp:
                 with self._lock:
                     self._open.add(sock)
                 sock.do_handshake()
-            request = Request(sock)
-            try:
-                self._act(request)
-            finally:
-                request.close()
+            with sock.makefile("rb") as file:
+                self._converse(sock, file, connection)
         except (OSError, ValueError):  # the client left, or the test is over
             pass
         finally:
             with self._lock:
                 self._open.discard(sock)
                 sock.close()
+
+    def _converse(self, sock: socket.socket, file: BinaryIO, connection: int) -> None:
+        """One request after the other, for as long as the connection stays."""
+        number, stays = 0, True
+        while stays:
+            number += 1
+            request = Request(sock, file, connection=connection, number=number)
+            if number > 1 and not request.line:  # the client has ended it
+                return
+            self._act(request)
+            stays = request.stays
+            if stays:
+                assert request.body is not None  # what nobody has read is no next request
 
     def _fail_handshake(self, sock: socket.socket) -> bool:
         """Whether the connection is done with."""
@@ -679,6 +707,97 @@ def main(arguments: Sequence[str]) -> None:
 
 #: The behaviours that stand in this file: a test of all of them must not ask those that other tests have added meanwhile.
 STANDING: Final = frozenset(BEHAVIOURS)
+
+
+# -- apps that keep connections, or seem to
+
+
+@behaviour
+def kept(app: FaultyApp, request: Request, argument: str) -> None:
+    """Takes the message, and the next one; `/kept/3`: the third on a connection is the last, and it says so."""
+    request.stays = request.number != int(argument or 0)
+    if app.take(request):
+        request.answer(200, b"ok\n")
+
+
+def keeps(octets: bytes) -> Behaviour:
+    """Takes the message, says this and waits for the next one."""
+
+    def act(app: FaultyApp, request: Request, argument: str) -> None:
+        request.stays = True
+        if app.take(request):
+            request.say(octets)
+
+    return act
+
+
+OK: Final = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+BEHAVIOURS["kept-chunked"] = keeps(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n")
+BEHAVIOURS["kept-204"] = keeps(b"HTTP/1.1 204 No Content\r\n\r\n")
+BEHAVIOURS["kept-204-long"] = keeps(b"HTTP/1.1 204 No Content\r\nContent-Length: 2\r\n\r\n")
+BEHAVIOURS["kept-205"] = keeps(b"HTTP/1.1 205 Reset Content\r\nContent-Length: 0\r\n\r\n")
+BEHAVIOURS["kept-said"] = keeps(OK.replace(b"\r\n\r\n", b"\r\nConnection: keep-alive\r\nKeep-Alive: timeout=5\r\n\r\n"))
+BEHAVIOURS["kept-close-said"] = keeps(OK.replace(b"\r\n\r\n", b"\r\nConnection: x, Close\r\n\r\n"))
+BEHAVIOURS["kept-http-10"] = keeps(OK.replace(b"1.1", b"1.0").replace(b"\r\n\r\n", b"\r\nConnection: keep-alive\r\n\r\n"))
+BEHAVIOURS["kept-interim"] = keeps(b"HTTP/1.1 103 Early Hints\r\n\r\n" + OK)
+BEHAVIOURS["kept-two-lengths"] = keeps(OK.replace(b"\r\n\r\n", b"\r\nContent-Length: 2\r\n\r\n"))
+BEHAVIOURS["kept-trailing"] = keeps(OK + b"\r\n")
+BEHAVIOURS["kept-second-answer"] = keeps(OK + OK)
+BEHAVIOURS["kept-503"] = keeps(OK.replace(b"200", b"503"))
+BEHAVIOURS["kept-302"] = keeps(OK.replace(b"200", b"302"))
+
+
+@behaviour
+def kept_early(app: FaultyApp, request: Request, argument: str) -> None:
+    """Begins to say no before it has read the message, and ends when it has."""
+    request.stays = True
+    request.say(OK[:-2].replace(b"200", b"422"))
+    assert request.body is not None
+    request.say(OK[-2:])
+
+
+@behaviour
+def kept_speaks(app: FaultyApp, request: Request, argument: str) -> None:
+    """Answers, and answers again when nobody has asked."""
+    request.stays = True
+    if app.take(request):
+        request.say(OK)
+        app.told.wait()
+        request.say(OK)
+
+
+@behaviour
+def kept_ends(app: FaultyApp, request: Request, argument: str) -> None:
+    """Says that it keeps the connection, and ends it when the test says so; `/kept-ends/reset`: with a reset."""
+    if app.take(request):
+        request.say(OK)
+        app.told.wait()
+        request.close(reset=argument == "reset")
+
+
+@behaviour
+def hang_until_told(app: FaultyApp, request: Request, argument: str) -> None:
+    """Answers late, when the test says so."""
+    assert request.body is not None
+    app.told.wait()
+    kept(app, request, "")
+
+
+@behaviour
+def early_cut(app: FaultyApp, request: Request, argument: str) -> None:
+    """Begins an answer before it has read the message, and is gone."""
+    request.say(OK[:12])
+    app.stopping.wait(DRIP)
+
+
+@behaviour
+def kept_until(app: FaultyApp, request: Request, argument: str) -> None:
+    """The first message of a connection is taken; what becomes of the second is that behaviour: `/kept-until/close`."""
+    if request.number == 1:
+        kept(app, request, "")
+    else:
+        name, _, rest = argument.partition("/")
+        BEHAVIOURS[name](app, request, rest)
 
 
 if __name__ == "__main__":

@@ -15,11 +15,16 @@ from tempfile import mkdtemp
 from tests.installation import Installation, give_to, install
 from tests.lmtp_client import LmtpClient, lmtp_client
 
-__all__ = ["NOBODY", "Serving", "open_folder", "wait_for"]
+__all__ = ["AS_OWNER", "NOBODY", "Serving", "open_folder", "wait_for"]
 
 ROOT = Path(__file__).resolve().parent.parent
 NOBODY = 65534
 PATIENCE = 30.0
+#: Runs a script as the owner of the store that stands before it, as `user=` of master.cf does, whoever may read the checkout.
+AS_OWNER = (
+    f"import sys; sys.path[:0] = [{str(ROOT)!r}]; from gatepost.cli.store_owner import become_store_owner; "
+    "become_store_owner(sys.argv.pop(1)); import runpy; sys.argv.pop(0); runpy.run_path(sys.argv[0], run_name='__main__')"
+)
 #: As the console script does, whether it is installed or not. `{}`: what a test changes before.
 _GATEPOST = "import sys; sys.path[:0] = [{root!r}, {filter!r}]; {change}\nfrom gatepost.cli import main; sys.exit(main())"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from gatepost.cli import main
 from gatepost.decision import Envelope
 from gatepost.gateway import Gateway, Receipt
 from gatepost.mail.canonical import from_pipe
+from gatepost.stores.ledger import Ledger
 from tests.installation import Installation, give_to, install, message
 
 NOBODY = 65534
@@ -265,3 +267,27 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert ended.value.code == 0
     text = capsys.readouterr().out
     assert all(f"    {name} " in text for name in ("config", "key", "try", "parked", "prune", "postfix"))
+
+
+@pytest.mark.parametrize(("most", "left"), [(10_000, 0), (600, 100), (250, 450), (3, 697)])
+def test_prune_a_few_at_a_time(
+    most: int, left: int, made: Installation, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Old rows go in transactions that hold no message up, and between two of them a message may write."""
+    Ledger.open(made.settings.store).close()
+    with sqlite3.connect(f"{made.settings.store}/gatepost.sqlite") as database:
+        database.executemany(
+            "INSERT INTO delivery VALUES (?, 'Q', 1, 1, 1, 0, 1, 0, 'done', '', '', x'', x'', 1)",
+            [(n.to_bytes(32),) for n in range(700)],
+        )
+    database.close()
+    asked_for: list[int] = []
+    whole = Ledger.prune
+
+    def told(self: Ledger, now: float, keep: float, limit: int) -> int:
+        asked_for.append(limit)
+        return whole(self, now, keep, limit)
+
+    monkeypatch.setattr(Ledger, "prune", told)
+    assert asked(capsys, "prune", f"--most={most}")["ledger_rows"] == 700 - left
+    assert max(asked_for) <= 250

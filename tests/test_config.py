@@ -92,6 +92,7 @@ def test_a_good_file_becomes_settings(tmp_path: Path) -> None:
     assert app.secrets == (b"012345678901234567890123456789",)
     assert (app.format, app.confirm, app.ca_file) == ("json", False, "")
     assert (box.kind, box.target, box.secrets) == ("maildir", "/var/mail/desk", ())
+    assert (app.at_once, box.at_once) == (10, 10)
     assert settings.timing == Timing()
     assert settings.parser == ParserLimits()
     assert settings.parked == ParkedLimits()
@@ -121,8 +122,8 @@ parser:
   {header_bytes: 64KiB, header_fields: 200, field_bytes: 4096, addresses: 10, parameters: 11, references: 12, received: 13}
 sinks:
   app: {webhook: "https://app.example.com:8443/mail?x=1", secret: app-webhook, format: json, confirm: "true", ca_file: ca.pem}
-  raw: {webhook: "http://127.0.0.1:8000/", secret: app-webhook, format: raw, confirm: false}
-  box: {maildir: "/var/mail//desk/"}
+  raw: {webhook: "http://127.0.0.1:8000/", secret: app-webhook, format: raw, confirm: false, at_once: 3}
+  box: {maildir: "/var/mail//desk/", at_once: 10000}
 secrets: private/keys.yml
 store: /srv/gatepost/
 log: /var/log/gatepost.log
@@ -163,8 +164,8 @@ def test_every_name_can_be_written(tmp_path: Path) -> None:
     )
     app, raw, box = settings.sinks
     assert (app.target, app.confirm, app.ca_file) == ("https://app.example.com:8443/mail?x=1", True, str(tmp_path / "ca.pem"))
-    assert (raw.format, raw.confirm) == ("raw", False)
-    assert box.target == "/var/mail/desk"
+    assert (raw.format, raw.confirm, raw.at_once) == ("raw", False, 3)
+    assert (box.target, box.at_once) == ("/var/mail/desk", 10_000)
     assert (settings.store, settings.log) == ("/srv/gatepost", "/var/log/gatepost.log")
 
 
@@ -383,7 +384,8 @@ BROKEN: list[tuple[str, str, str, list[str]]] = [
         ("max_messages: 1", "15:41: max_messages: is less than one for each of the workers"),
         ("max_bytes: 1000", "15:38: max_bytes: 1000 is out of range"), ("peers: postfix", "15:34: peers: must be a list"),
         ("peers: [Post Fix]", '15:35: peers: "Post Fix" is no user name'), ("idle: 5", '15:33: idle: "5" is no duration'),
-        ("wiring: thin", '15:35: wiring: "thin" is not one of lmtp, pipe'))),
+        ("wiring: thick", '15:35: wiring: "thick" is not one of lmtp, thin, pipe'),
+        ("fallback: bounce", '15:37: fallback: "bounce" is not one of local, defer'))),
     *((f"lmtp socket {text[:20]}", "screening: {automatic: discard}", f"lmtp: {{socket: '{text}'}}", [f"15:16: socket: {told}"])
       for text, told in (("inet:24@127.0.0.1", '"inet:24@127.0.0.1" is no Unix socket: write unix:/PATH'),
                          ("unix:m", '"m" is no absolute path'), ("unix:/" + "m" * 107, '"unix:/'))),
@@ -408,6 +410,9 @@ BROKEN: list[tuple[str, str, str, list[str]]] = [
     ("webhook without a secret", ", secret: app-webhook", "", ['12:3: "app": secret is missing']),
     ("Maildir with a secret", "/var/mail/desk}", "/var/mail/desk, secret: x}",
      ["13:42: secret: belongs to a webhook; this sink is a maildir", ]),
+    ("a sink that takes nothing", "/var/mail/desk}", "/var/mail/desk, at_once: 0}", ["13:43: at_once: "]),
+    ("at_once for all sinks", "screening: {automatic: discard}", "at_once: 5",
+     ['15:1: "at_once" does not belong here: write it under a sink']),
     ("Maildir with confirm", "/var/mail/desk}", "/var/mail/desk, confirm: true}", ["13:43: confirm: belongs to a webhook"]),
     ("deliver under a sink", "{maildir: /var/mail/desk}", "{maildir: /var/mail/desk, deliver: [x]}",
      ['13:34: "deliver" does not belong here: write it under a route']),
@@ -704,8 +709,9 @@ def test_a_milter_loads(tmp_path: Path, text: str, changes: dict[str, Any] | Non
 LMTPS = [
     ("", None, "no warm process"),
     ("", {}, "what is usual"),
-    ("wiring: pipe, workers: 4, max_messages: 4, max_bytes: 1MiB, peers: [], idle: 30s",
-     {"wiring": "pipe", "workers": 4, "max_messages": 4, "max_bytes": 1_048_576, "peers": (), "idle": 30.0}, "everything"),
+    ("wiring: pipe, fallback: defer, workers: 4, max_messages: 4, max_bytes: 1MiB, peers: [], idle: 30s",
+     {"wiring": "pipe", "fallback": "defer", "workers": 4, "max_messages": 4, "max_bytes": 1_048_576, "peers": (), "idle": 30.0}, "everything"),
+    ("wiring: thin", {"wiring": "thin"}, "the script, thin"),
     ("peers: [vmail, post.fix]", {"peers": ("vmail", "post.fix")}, "other users"),
 ]  # fmt: skip
 

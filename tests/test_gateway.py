@@ -380,3 +380,16 @@ def test_another_text_is_no_decision(text: str) -> None:
     """A damaged ledger gives an error, which defers, and never half a decision."""
     with pytest.raises(ValueError):  # noqa: PT011  # any of them
         thaw(text)
+
+
+@pytest.mark.parametrize("back", [3.0, 3_600.0, 40 * DAY])
+def test_a_clock_that_is_set_back_changes_no_octet(made: Installation, app: FaultyApp, clock: Clock, back: float) -> None:
+    """What was cut off comes again with the same body, whatever our clock says meanwhile: an app may compare them."""
+    app.behaviour = "cut-body"
+    to, queue_id = made.address(made.key()), "4jWl4Z5tH8zJv6D"
+    assert receive(made, clock, to, queue_id=queue_id).decision.action == "defer"
+    clock.time -= back
+    app.behaviour = "ok"
+    assert receive(made, clock, to, queue_id=queue_id).decision.action == "accept"
+    first, second = (request.body for request in app.requests)
+    assert first == second

@@ -114,6 +114,7 @@ DOOR_MAY_IMPORT = {
         "mail",
         "masking",
         "settings",
+        "sinks",
         "smtp_reply",
         "stores",
         "value",
@@ -258,6 +259,17 @@ def test_no_vague_rooms() -> None:
     """A name says what is inside."""
     names = {path.stem for folder in ("gatepost", "filter", "milter") for path in python_files(folder)}
     assert not names & {"utils", "helpers", "manager", "common", "misc", "tools", "filter", "mime"}
+
+
+def test_the_thin_script_imports_next_to_nothing() -> None:
+    """Beside its own three files and `_socket`, what every interpreter has loaded; `select` is part of most."""
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT / 'filter')!r}); before = set(sys.modules)\n"
+        "from gatepost_filter import pipe, thin; print('\\n'.join(set(sys.modules) - before))"
+    )
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    ours = {"gatepost_filter", *(f"gatepost_filter.{name}" for name in ("pipe", "thin", "contract"))}
+    assert set(done.stdout.split()) == ours | {"_socket", "select"}
 
 
 def test_the_pipe_script_puts_off_what_a_message_does_not_need() -> None:

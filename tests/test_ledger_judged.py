@@ -344,7 +344,8 @@ def test_searches_use_an_index(ledger: Ledger, tmp_path: Path) -> None:
     connection.close()
     assert len(plans) >= 10
     assert any("token_at" in plan for plan in plans)
-    assert not [plan for plan in plans if plan.startswith("SCAN") or "TEMP B-TREE" in plan]
+    walks = [plan for plan in plans if plan.startswith("SCAN") or "TEMP B-TREE" in plan]
+    assert not [plan for plan in walks if plan != "SCAN CONSTANT ROW"]  # the one row of several sub-selects
 
 
 # Asking for room
@@ -414,7 +415,7 @@ def test_room_asks_alike_for_every_key(ledger: Ledger) -> None:
         subject: traced(ledger, lambda subject=subject: ledger.room((counter(subject, *windows),), now=NOW + 400, lease=LEASE))  # type: ignore[misc]
         for subject in ("unknown", "quiet", "busy", "full")
     }
-    assert {len(statements) for statements in asked.values()} == {5}
+    assert {len(statements) for statements in asked.values()} == {4}
     assert len(traced(ledger, lambda: ledger.room((), now=NOW, lease=LEASE))) == 3
 
 

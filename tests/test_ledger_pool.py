@@ -41,6 +41,20 @@ def _store(tmp_path: Path) -> Path:
 
 
 Pools = Callable[..., Ledgers]
+#: How a ledger is used: to read or to write.
+Use = Callable[[Ledgers, Callable[[Ledger], object]], object]
+
+
+def reading(pool: Ledgers, work: Callable[[Ledger], object]) -> object:
+    with pool.ledger() as ledger:
+        return work(ledger)
+
+
+def writing(pool: Ledgers, work: Callable[[Ledger], object]) -> object:
+    return pool.write(work)
+
+
+each_use = pytest.mark.parametrize("use", [reading, writing])
 
 
 @pytest.fixture(name="pooled")
@@ -109,49 +123,56 @@ def test_never_more_than_most(pooled: Pools, store: Path) -> None:
     held: set[Ledger] = set()
 
     def ask(n: int) -> None:
-        nonlocal most
+        def hold(ledger: Ledger, m: int) -> None:
+            nonlocal most
+            assert ledger not in held
+            held.add(ledger)
+            most = max(most, opened(store), len(held))
+            judge(ledger, 100 * n + m) if m % 2 else ledger.room((), now=NOW, lease=LEASE)
+            held.remove(ledger)
+
         for m in range(10):
-            with pool.ledger(writes=bool(m % 2)) as ledger:
-                assert ledger not in held
-                held.add(ledger)
-                most = max(most, opened(store), len(held))
-                judge(ledger, 100 * n + m) if m % 2 else ledger.room((), now=NOW, lease=LEASE)
-                held.remove(ledger)
+            (writing if m % 2 else reading)(pool, lambda ledger, m=m: hold(ledger, m))  # type: ignore[misc]
 
     in_threads(ask, 20)
     assert 1 < most <= 3
 
 
-@pytest.mark.parametrize("writes", [False, True])
-def test_who_waits_is_told_in_time(writes: bool, pooled: Pools) -> None:
-    """Where all connections stay in use for longer than the patience, or another thread writes for so long: a StoreError."""
-    pool = pooled(most=1 if not writes else 8, patience=0.05)
-    with (
-        pool.ledger(writes=writes),
-        pytest.raises(StoreError, match=r"(in use|writing to it) for 0\.05 s"),
-        pool.ledger(writes=writes),
-    ):
-        pass
-    with pool.ledger(writes=writes) as ledger:
-        assert ledger.recorded(f"{1:032x}") is not None
+def known(ledger: Ledger) -> bool:
+    """Whether it is the store of these tests."""
+    return ledger.recorded(f"{1:032x}") is not None
 
 
-@pytest.mark.parametrize("writes", [False, True])
-def test_who_waits_gets_the_next(writes: bool, pooled: Pools) -> None:
+@each_use
+def test_who_waits_is_told_in_time(use: Use, pooled: Pools) -> None:
+    """Where a connection, or the turn to write, stays with another for longer than the patience: a StoreError."""
+    pool = pooled(most=1 if use is reading else 8, patience=0.05)
+
+    def hold(_: Ledger) -> None:
+        with pytest.raises(StoreError, match=r"(in use|writing to it) for 0\.05 s"):
+            use(pool, known)
+
+    use(pool, hold)
+    assert use(pool, known)
+
+
+@each_use
+def test_who_waits_gets_the_next(use: Use, pooled: Pools) -> None:
     """A thread that waits gets the connection, or its turn to write, when another gives it back."""
-    pool = pooled(most=1 if not writes else 8, patience=PATIENCE)
+    pool = pooled(most=1 if use is reading else 8, patience=PATIENCE)
     started, got = threading.Event(), threading.Event()
 
     def wait() -> None:
         started.set()
-        with pool.ledger(writes=writes):
-            got.set()
+        use(pool, lambda _: got.set())
 
-    waiting = threading.Thread(target=wait)
-    with pool.ledger(writes=writes):
+    def hold(_: Ledger) -> None:
         waiting.start()
         assert started.wait(PATIENCE)
         assert not got.is_set()
+
+    waiting = threading.Thread(target=wait)
+    use(pool, hold)
     waiting.join(PATIENCE)
     assert got.is_set()
 
@@ -159,24 +180,28 @@ def test_who_waits_gets_the_next(writes: bool, pooled: Pools) -> None:
 def test_readers_wait_for_no_writer(pooled: Pools) -> None:
     """While one thread writes, another reads."""
     pool = pooled(patience=0.05)
-    with pool.ledger(writes=True) as writer, pool.ledger() as reader:
-        writer._database.execute("BEGIN IMMEDIATE")
-        assert reader.room((), now=NOW, lease=LEASE) is None
-        writer._database.execute("ROLLBACK")
+
+    def write(writer: Ledger) -> None:
+        assert judge(writer, 2)
+        with pool.ledger() as reader:
+            assert reader.room((), now=NOW, lease=LEASE) is None
+            assert reader.recorded(f"{2:032x}") is None
+
+    pool.write(write)
 
 
-def spoil(pool: Ledgers, error: BaseException, writes: bool) -> Ledger:
+def spoil(pool: Ledgers, error: BaseException, use: Use) -> Ledger:
     """Raises an error in the middle of a transaction, and checks that it comes out; the ledger that it was raised under."""
     given = []
 
-    def use() -> None:
-        with pool.ledger(writes=writes) as ledger:
-            given.append(ledger)
+    def fail(ledger: Ledger) -> None:
+        given.append(ledger)
+        if not ledger._database.in_transaction:
             ledger._database.execute("BEGIN IMMEDIATE")
-            raise error
+        raise error
 
     with pytest.raises(type(error)) as caught:
-        use()
+        use(pool, fail)
     assert caught.value is error
     return given[0]
 
@@ -184,17 +209,16 @@ def spoil(pool: Ledgers, error: BaseException, writes: bool) -> Ledger:
 @pytest.mark.parametrize(
     "error", [StoreError("no"), ValueError("no"), KeyboardInterrupt()], ids=lambda error: type(error).__name__
 )
-@pytest.mark.parametrize("writes", [False, True])
-def test_used_no_more_after_an_error(error: BaseException, writes: bool, pooled: Pools, store: Path) -> None:
+@each_use
+def test_used_no_more_after_an_error(error: BaseException, use: Use, pooled: Pools, store: Path) -> None:
     """A connection under which something was raised is closed; the error is the one that is seen; the next gets another."""
     pool = pooled(most=1, patience=0.05)
     for _ in range(3):
-        bad = spoil(pool, error, writes)
+        bad = spoil(pool, error, use)
         assert opened(store) == 0
         with pytest.raises(sqlite3.ProgrammingError, match="closed"):
             bad._database.execute("SELECT 1")
-    with pool.ledger(writes=writes) as good:
-        assert judge(good, 2)
+    assert use(pool, lambda good: judge(good, 2))
 
 
 def test_errors_leave_nothing_open(pooled: Pools, store: Path) -> None:
@@ -202,7 +226,7 @@ def test_errors_leave_nothing_open(pooled: Pools, store: Path) -> None:
     pool = pooled(most=3)
     with pool.ledger() as good:
         for _ in range(100):
-            spoil(pool, StoreError("no"), True)
+            spoil(pool, StoreError("no"), writing)
         assert opened(store) <= 3
         assert judge(good, 2)
 
@@ -356,12 +380,12 @@ def test_locks_outlive_other_connections(pooled: Pools, store: Path) -> None:
     def write() -> str:
         return str(judge(Ledger.open(str(store), busy_timeout=0.0), 9))
 
-    with pool.ledger(writes=True) as writer:
-        writer._database.execute("BEGIN IMMEDIATE")
+    def hold(_: Ledger) -> None:
         with pytest.raises(ValueError, match="x"), pool.ledger():
             raise ValueError("x")
         assert "locked" in in_child(write)
-        writer._database.execute("ROLLBACK")
+
+    pool.write(hold)
     assert in_child(write) == "True"
 
 
@@ -370,8 +394,7 @@ def test_threads_make_the_store_once(tmp_path: Path) -> None:
     pool, seen = Ledgers(str(tmp_path)), []
 
     def ask(n: int) -> None:
-        with pool.ledger(writes=True) as ledger:
-            judge(ledger, n)
+        pool.write(lambda ledger: judge(ledger, n))
         with pool.ledger() as ledger:
             seen.append((ledger.host_id, ledger.recorded(f"{n:032x}") is not None))
 
@@ -383,19 +406,28 @@ def test_threads_make_the_store_once(tmp_path: Path) -> None:
     pool.close()
 
 
-@pytest.mark.parametrize("writes", [False, True])
-def test_exactly_fifty_of_many_threads(writes: bool, pooled: Pools, tmp_path: Path) -> None:
+@each_use
+def test_exactly_fifty_of_many_threads(use: Use, pooled: Pools) -> None:
     """Of 120 messages to one key in 24 threads that come and go exactly 50 pass, taking turns here or in SQLite."""
-    pool, passed = pooled(most=4, patience=PATIENCE, busy_timeout=PATIENCE), []
+    pool = pooled(most=4, patience=PATIENCE, busy_timeout=PATIENCE)
+    passed: list[bool] = []
     fifty = Counter(name="per_key", subject="k", windows=((50, 60.0),))
 
     def ask(n: int) -> None:
-        for m in range(5):
-            with pool.ledger(writes=writes) as ledger:
-                passed.append(judge(ledger, 100 + 5 * n + m, fifty))
+        for m in range(100 + 5 * n, 105 + 5 * n):
+            use(pool, lambda ledger, m=m: passed.append(judge(ledger, m, fifty)))  # type: ignore[misc]
 
     in_threads(ask, 24)
     assert (len(passed), sum(passed)) == (120, 50)
+
+
+def test_copied_back_less_often(pooled: Pools, store: Path) -> None:
+    """A process that lives on copies the log back every 1,000 pages; the pipe script's, which the next has to read, every 100."""
+    with pooled().ledger() as lasting:
+        assert lasting._database.execute("PRAGMA wal_autocheckpoint").fetchone() == (1_000,)
+    ledger = Ledger.open(str(store))
+    assert ledger._database.execute("PRAGMA wal_autocheckpoint").fetchone() == (100,)
+    ledger.close()
 
 
 def test_sqlite_for_one_thread(monkeypatch: pytest.MonkeyPatch, store: Path) -> None:

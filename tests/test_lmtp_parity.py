@@ -1,6 +1,7 @@
-"""Every message of tests/corpus by the pipe script and by LMTP: what is decided, handed over, said and logged is the same.
+"""Every message of tests/corpus on all three rungs: by the pipe script, by the same thin, and by LMTP.
 
-Both have a store of their own, and the same host id in it, as two rungs of one host would.
+What is decided, handed over, said and logged is the same. Each rung has a store of its own, and the same host id in it, as rungs
+of one host would; only where the whole script is run no warm process is there.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ import sys
 from base64 import b64decode
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -25,14 +28,9 @@ from tests.corpus_installation import corpus_installation
 from tests.faulty_app import FaultyApp
 from tests.installation import WEBHOOK_SECRET, Installation, give_to, webhook
 from tests.lmtp_client import lmtp_client
-from tests.lmtp_host import NOBODY, ROOT, Serving, open_folder
+from tests.lmtp_host import AS_OWNER, NOBODY, ROOT, Serving, open_folder
 
 PIPE = ROOT / "filter" / "gatepost_filter" / "pipe.py"
-#: Runs the script as the store's owner, as `user=` of master.cf does.
-_AS_OWNER = (
-    f"import sys; sys.path[:0] = [{str(ROOT)!r}]; from gatepost.cli.store_owner import become_store_owner; "
-    "become_store_owner(sys.argv.pop(1)); import runpy; sys.argv.pop(0); runpy.run_path(sys.argv[0], run_name='__main__')"
-)
 _TIME = re.compile(rb'"timestamp":\s*"[^"]*"')
 
 
@@ -63,17 +61,17 @@ def numbered() -> Iterator[tuple[str, Case, bytes]]:
         yield case.queue_id or queue_id(number), case, case.raw if case.raw.endswith(b"\n") else case.raw + b"\n"
 
 
-def by_pipe(made: Installation) -> dict[str, str]:
-    """Runs the script for each; code and line."""
+def by_script(made: Installation, *thin: str) -> dict[str, str]:
+    """Runs the script for each, two at a time; code and line. `thin`: what makes it thin."""
 
     def run(row: tuple[str, Case, bytes]) -> tuple[str, str]:
         id_, case, data = row
-        words = [f"--config={made.config}", f"--size={len(data)}", f"--sender={sender(case)}", f"--recipient={case.recipient}",
-                 f"--original-recipient={case.recipient}", f"--queue-id={id_}", "--client-address=192.0.2.7",
-                 "--helo=mail.example.org"]  # fmt: skip
+        words = [*thin, f"--config={made.config}", f"--size={len(data)}", f"--sender={sender(case)}",
+                 f"--recipient={case.recipient}", f"--original-recipient={case.recipient}", f"--queue-id={id_}",
+                 "--client-address=192.0.2.7", "--helo=mail.example.org"]  # fmt: skip
         done = subprocess.run(
-            [sys.executable, "-I", "-c", _AS_OWNER, str(made.store), str(PIPE), *words], input=data + b"\n", capture_output=True,
-            timeout=60, check=False, cwd="/", env={"PATH": "/usr/bin:/bin", "LANG": "C"},
+            [sys.executable, "-I", *["-S"] * bool(thin), "-c", AS_OWNER, str(made.store), str(PIPE), *words],
+            input=data + b"\n", capture_output=True, timeout=60, check=False, cwd="/", env={"PATH": "/usr/bin:/bin", "LANG": "C"},
         )  # fmt: skip
         assert done.stderr == b"", done.stderr
         code = {0: "250 2.0.0", 75: "451"}.get(done.returncode, "550")
@@ -113,44 +111,62 @@ def told(made: Installation, app: FaultyApp, said: Mapping[str, str]) -> dict[st
     }
 
 
+@contextmanager
+def served(made: Installation, socket: Path) -> Iterator[Serving]:
+    """The warm process of an installation that is there already."""
+    serving = Serving.__new__(Serving)
+    serving.path, serving.made, serving.error, serving.process = socket, made, made.folder / "stderr", None
+    try:
+        serving.start()
+        yield serving
+    finally:
+        serving.stop()
+
+
+Rungs = dict[str, dict[str, Told]]
+
+
 @pytest.fixture(scope="module")
-def both() -> Iterator[tuple[dict[str, Told], dict[str, Told]]]:
-    """Both doors have had every message."""
-    with open_folder() as folder, FaultyApp(secrets=[WEBHOOK_SECRET]) as one, FaultyApp(secrets=[WEBHOOK_SECRET]) as two:
-        socket = folder / "lmtp" / "lmtp.sock"
+def rungs() -> Iterator[Rungs]:
+    """Each rung has had every message."""
+    with open_folder() as folder, ExitStack() as apps:
+        app = {name: apps.enter_context(FaultyApp(secrets=[WEBHOOK_SECRET])) for name in ("pipe", "thin", "lmtp")}
+        socket = folder / "socket" / "lmtp.sock"
         made = {
-            name: corpus_installation(folder / name, app=webhook(app.url("mail")), more=f"lmtp: {{socket: 'unix:{socket}'}}\n")
-            for name, app in (("pipe", one), ("lmtp", two))
+            name: corpus_installation(folder / name, app=webhook(each.url("mail")), more=f"lmtp: {{socket: 'unix:{socket}'}}\n")
+            for name, each in app.items()
         }
-        made["pipe"].store.rmdir()
         Ledger.open(str(made["lmtp"].store)).close()
-        shutil.copytree(made["lmtp"].store, made["pipe"].store)
+        for name in ("pipe", "thin"):
+            shutil.copytree(made["lmtp"].store, made[name].store, dirs_exist_ok=True)
+        socket.parent.mkdir()
         if os.geteuid() == 0:
+            os.chown(socket.parent, NOBODY, NOBODY)
             for each in made.values():
                 give_to(NOBODY, NOBODY, each)
-        serving = Serving.__new__(Serving)
-        serving.path, serving.made, serving.error, serving.process = socket, made["lmtp"], folder / "stderr", None
-        try:
-            serving.start()
-            lmtp = told(made["lmtp"], two, by_lmtp(serving))
-        finally:
-            serving.stop()
-        yield told(made["pipe"], one, by_pipe(made["pipe"])), lmtp
+        with served(made["lmtp"], socket) as serving:
+            lmtp = by_lmtp(serving)
+        with served(made["thin"], socket):
+            thin = by_script(made["thin"], f"--socket={socket}", "--fallback=defer", "--deadline=60")
+        said = {"pipe": by_script(made["pipe"]), "thin": thin, "lmtp": lmtp}
+        yield {name: told(made[name], app[name], said[name]) for name in said}
 
 
 @pytest.mark.parametrize("case", cases(), ids=lambda case: case.id)
-def test_a_message_is_the_same_to_both_rungs(both: tuple[dict[str, Told], dict[str, Told]], case: Case) -> None:
+def test_a_message_is_the_same_to_every_rung(rungs: Rungs, case: Case) -> None:
     """Reply, rule, action, route, delivery id, raw's SHA-256, the webhook's bytes but for its time, and the log line but for ms."""
-    pipe, lmtp = both[0][case.id], both[1][case.id]
-    assert pipe.said == lmtp.said
-    assert pipe.logged == lmtp.logged
-    assert pipe.sha256 == lmtp.sha256
-    assert pipe.bodies == lmtp.bodies
-    assert len(lmtp.logged) == 1
+    pipe = rungs["pipe"][case.id]
+    for rung in ("thin", "lmtp"):
+        other = rungs[rung][case.id]
+        assert pipe.said == other.said, rung
+        assert pipe.logged == other.logged, rung
+        assert pipe.sha256 == other.sha256, rung
+        assert pipe.bodies == other.bodies, rung
+    assert len(pipe.logged) == 1
 
 
-def test_the_corpus_says_much(both: tuple[dict[str, Told], dict[str, Told]]) -> None:
+def test_the_corpus_says_much(rungs: Rungs) -> None:
     """Many were handed over, and many rules decided: else the above would compare nothing with nothing."""
-    told_ = both[1].values()
+    told_ = rungs["lmtp"].values()
     assert sum(bool(each.bodies) for each in told_) > 50
     assert len({re.findall(r"rule=(\S+)", each.logged[0])[0] for each in told_}) >= 10

@@ -11,6 +11,7 @@ FORWARD = "XFORWARD NAME=mail.example.org ADDR=192.0.2.7 PORT=4711 PROTO=ESMTP H
 START = ["LHLO mx.example.com", FORWARD]
 MAIL = "MAIL FROM:<person@example.org> SIZE=1234 BODY=8BITMIME SMTPUTF8"
 RCPT = "RCPT TO:<reply+k@in.example.com>"
+WHOLE = f"XGATEPOST --recipient={b'reply+k@in.example.com'.hex()} --queue-id={b'4jWl4Z5tH8zJv6D'.hex()}"
 
 
 def told(*commands: str) -> list[str]:
@@ -70,6 +71,21 @@ ORDERS: list[tuple[str, list[str], str, str]] = [
     ("after RSET, MAIL", [*START, MAIL, "RSET", MAIL], "451 4.3.5", "the queue ID as well: the next message has another"),
     ("after LHLO, MAIL", [*START, "LHLO x", MAIL], "451 4.3.5", "RFC 5321 4.1.4: as RSET"),
     ("other parameters", [*START, "MAIL FROM:<a@b> RET=HDRS ENVID=x X=y"], "250 2.1.0", "not offered: not for us to bounce"),
+    ("the thin script", [WHOLE, "DATA"], "354 End", "it says the whole envelope at once, and has no name of its own to say"),
+    ("XGATEPOST after MAIL", [*START, MAIL, WHOLE], "451 4.5.1", "one message, one envelope"),
+    ("XGATEPOST twice", [WHOLE, WHOLE], "451 4.5.1", "the first stands"),
+    ("MAIL after XGATEPOST", [*START, WHOLE, MAIL], "451 4.5.1", "the same"),
+    ("RCPT after XGATEPOST", [WHOLE, RCPT], "451 4.5.1", "there is one recipient"),
+    ("XGATEPOST after RSET", [WHOLE, "RSET", "DATA"], "451 4.5.1", "everything is forgotten"),
+    ("no recipient", ["XGATEPOST --queue-id=71"], "451 4.5.2", "nothing to decide about"),
+    ("no queue ID", ["XGATEPOST --recipient=6140622e63"], "451 4.5.2", "a retry could not be told from another message"),
+    ("two recipients", [f"{WHOLE} --recipient=61"], "451 4.5.2", "the first would be lost: the script tells what is wrong"),
+    ("unknown word", [f"{WHOLE} --verbose=61"], "451 4.5.2", "master.cf is wrong"),
+    ("bare word", [f"{WHOLE} app"], "451 4.5.2", "the same"),
+    ("no hex", [f"{WHOLE} --helo=xyz"], "451 4.5.2", "not our script"),
+    ("no size", [f"{WHOLE} --size={b'1k'.hex()}"], "451 4.5.2", "room is asked for by it"),
+    ("a size of 5,000 digits", [f"{WHOLE} --size={b'1'.hex() * 5_000}"], "451 4.5.2", "int() refuses it"),
+    ("XGATEPOST alone", ["XGATEPOST"], "451 4.5.2", "a syntax error bounces nothing"),
     ("ORCPT", [*START, MAIL, f"{RCPT} ORCPT=rfc822;other@in.example.com NOTIFY=NEVER"], "250 2.1.5", "taken and never read"),
 ]  # fmt: skip
 

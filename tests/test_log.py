@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -80,3 +82,19 @@ def test_a_fifo_without_a_reader_is_no_wait(tmp_path: Path, monkeypatch: pytest.
         log.write("x" * 100, str(tmp_path / "fifo"))
     assert os.read(reader, 1 << 20).startswith(b"20")
     os.close(reader)
+
+
+def test_descriptors_used_up_can_be_told(tmp_path: Path) -> None:
+    """A process that lives on holds one descriptor back: a line can be written with none left, and the next one too."""
+    used = (
+        "import os, resource\n"
+        "from gatepost import log\n"
+        "log.keep_spare()\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (30, 30))\n"
+        "try:\n"
+        "    while True: os.dup(0)\n"
+        "except OSError as error:\n"
+        f"    for _ in range(2): log.write(error.strerror, {str(tmp_path / 'log')!r})\n"
+    )
+    subprocess.run([sys.executable, "-c", used], check=True, cwd=Path(__file__).resolve().parent.parent, timeout=60)
+    assert (tmp_path / "log").read_text().count("Too many open files") == 2

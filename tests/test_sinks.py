@@ -74,7 +74,7 @@ def in_seconds(seconds: float) -> float:
 
 
 def data_of(delivery: Delivery) -> dict[str, Any]:
-    data: dict[str, Any] = json.loads(body(delivery))["data"]
+    data: dict[str, Any] = json.loads(b"".join(body(delivery)))["data"]
     return data
 
 
@@ -115,7 +115,7 @@ def test_body_says_everything() -> None:
         thread=Thread(found_in="In-Reply-To", parent_message_id="<reply-k3y.r@in.example.com>"),
         findings=(Finding(slug="precedence", family="automatic", evidence="Precedence: bulk"),),
     )
-    whole = json.loads(body(delivery))
+    whole = json.loads(b"".join(body(delivery)))
     data = whole["data"]
     assert base64.b64decode(data.pop("raw"), validate=True) == MESSAGE
     assert whole == {"type": "message.received", "timestamp": "2026-11-21T10:00:00Z", "data": data}
@@ -191,7 +191,7 @@ def test_limits_that_cut_something_are_named() -> None:
 )
 def test_body_is_ascii_and_sound(text: str, shown: str) -> None:
     """Whatever text Postfix hands over, the body is ASCII JSON that each parser and database takes."""
-    octets = body(make_delivery(sender=text))
+    octets = b"".join(body(make_delivery(sender=text)))
     assert octets.isascii()
     assert json.loads(octets)["data"]["envelope"]["sender"] == shown
 
@@ -213,7 +213,7 @@ HOSTILE = {
 def test_bodies_are_valid_by_the_published_schema(raw: bytes, key: Key | None) -> None:
     """Real bodies, of hostile messages too, validate against docs/webhook.schema.json."""
     thread = Thread(found_in="References", parent_message_id="<a@in.example.com>") if key else None
-    validator().validate(json.loads(body(make_delivery(raw, key=key, thread=thread, sender="\udcff"))))
+    validator().validate(json.loads(b"".join(body(make_delivery(raw, key=key, thread=thread, sender="\udcff")))))
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def test_bodies_are_valid_by_the_published_schema(raw: bytes, key: Key | None) -
 )
 def test_schema_refuses_what_is_wrong(path: tuple[str, ...], value: object) -> None:
     """The schema is no rubber stamp: each wrong value is found."""
-    whole = json.loads(body(make_delivery()))
+    whole = json.loads(b"".join(body(make_delivery())))
     place = whole
     for name in path[:-1]:
         place = place[name]

@@ -55,7 +55,7 @@ def test_no_reader_finds_a_strangers_field(pieces: list[bytes]) -> None:
     """Python's parser ends lines at CR, LF and CR LF alike: it finds our fields, intact, and none of their names again."""
     raw = b"".join(pieces)
     delivery = make_delivery(sender_verified="no", key=None)
-    whole = with_fields(without_fields(raw), gatepost_fields(delivery))
+    whole = b"".join(with_fields(without_fields(raw), gatepost_fields(delivery)))
     head, _, _ = whole.partition(b"\r\n\r\n")
     parsed = email.parser.BytesHeaderParser(policy=email.policy.compat32).parsebytes(head + b"\r\n\r\n")
     assert parsed.get_all("X-Gatepost-Sender-Verified") == ["no"]
@@ -64,7 +64,7 @@ def test_no_reader_finds_a_strangers_field(pieces: list[bytes]) -> None:
 
 def test_white_space_in_front_folds_into_nothing_of_ours() -> None:
     """A message whose first line begins with white space cannot continue our last field."""
-    whole = with_fields(b" yes\r\nTo: c\r\n\r\n", gatepost_fields(make_delivery(sender_verified="no")))
+    whole = b"".join(with_fields(b" yes\r\nTo: c\r\n\r\n", gatepost_fields(make_delivery(sender_verified="no"))))
     assert b"X-Gatepost-Sender-Verified: no\r\nX-Unnamed: yes\r\nTo: c\r\n" in whole
 
 

@@ -182,7 +182,7 @@ def test_order_makes_it_durable(folder: str, monkeypatch: pytest.MonkeyPatch) ->
     for name in ("write", "fsync", "rename"):
         monkeypatch.setattr(os, name, note(name, getattr(os, name)))
     assert send(folder).kind == "delivered"
-    assert steps == ["write", "fsync", "rename", "fsync folder"]
+    assert steps == ["write", "write", "fsync", "rename", "fsync folder"]
 
 
 # -- what can be wrong with a folder

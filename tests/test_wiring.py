@@ -68,24 +68,27 @@ LMTPS: list[tuple[LmtpSettings | None, str, bool, str]] = [
     (None, "gatepost:", False, "the pipe script alone"),
     (LmtpSettings(socket="unix:/run/gatepost/lmtp.sock"), "gatepost-lmtp:unix:/run/gatepost/lmtp.sock", True, "Postfix speaks LMTP"),
     (LmtpSettings(socket="unix:/var/spool/postfix/gatepost/l"), "gatepost-lmtp:unix:gatepost/l", True, "below the queue folder"),
+    (LmtpSettings(socket="unix:/run/gatepost/lmtp.sock", wiring="thin"), "gatepost-thin:", True, "the script, thin"),
     (LmtpSettings(socket="unix:/run/gatepost/lmtp.sock", wiring="pipe"), "gatepost:", True, "the script, before a warm process"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("lmtp", "transport", "service"), [row[:3] for row in LMTPS], ids=[row[3] for row in LMTPS])
 def test_one_setting_tells_the_rungs_apart(lmtp: LmtpSettings | None, transport: str, service: bool) -> None:
-    """virtual_transport; both services are there once there is `lmtp:`, so that climbing and coming down change one line."""
+    """virtual_transport; all services are there once there is `lmtp:`, so that climbing and coming down change one line."""
     made, plain = render("reply+%{key}@in.example.com", lmtp=lmtp), render("reply+%{key}@in.example.com")
     found, before = parameters(made["main.cf"]), parameters(plain["main.cf"])
     assert found.pop("virtual_transport") == transport
     assert before.pop("virtual_transport") == "gatepost:"
+    assert found.pop("gatepost-thin_destination_recipient_limit", "") == ("1" if service else "")
     assert found.pop("gatepost-lmtp_destination_recipient_limit", "") == ("1" if service else "")
     assert found.pop("gatepost-lmtp_destination_concurrency_failed_cohort_limit", "") == ("0" if service else "")
     assert found == before
     lines = [line for line in made["master.cf"].splitlines() if line.strip() and not line.startswith("#")]
     theirs = [line for line in plain["master.cf"].splitlines() if line.strip() and not line.startswith("#")]
     assert lines[: len(theirs)] == theirs
-    assert [line.split() for line in lines[len(theirs) :]] == (
+    lmtps = 2 * len(theirs) + 1 if service else len(theirs)  # between them: the thin service
+    assert [line.split() for line in lines[lmtps:]] == (
         [
             ["gatepost-lmtp", "unix", "-", "-", "n", "-", "20", "lmtp"],
             ["-o", "lmtp_line_length_limit=0"],
@@ -97,10 +100,32 @@ def test_one_setting_tells_the_rungs_apart(lmtp: LmtpSettings | None, transport:
     )
 
 
-def test_an_lmtp_socket_that_postfix_would_take_apart_is_refused() -> None:
-    """By its own name."""
+FALLBACKS: list[Literal["local", "defer"]] = ["local", "defer"]
+
+
+@pytest.mark.parametrize("fallback", FALLBACKS)
+def test_the_thin_service_is_the_pipe_service_and_four_words(fallback: Literal["local", "defer"]) -> None:
+    """Flags, user, belt and every fact of the envelope are the same; its name, -S, and where the warm process is come on top."""
+    lmtp = LmtpSettings(socket="unix:/run/gatepost/lmtp.sock", fallback=fallback)
+    text = render("reply+%{key}@in.example.com", lmtp=lmtp, timing=Timing(deadline=20.5, lease=30))["master.cf"]
+    lines = " ".join(line for line in text.splitlines() if not line.startswith("#"))
+    pipe, thin, _ = (re.sub(r" +", " ", each).strip() for each in re.split(r"(?=gatepost-\w+  unix)", lines))
+    assert thin == (
+        pipe.replace("gatepost unix - n n - 10 pipe", "gatepost-thin unix - n n - 20 pipe")
+        .replace("gatepost_time_limit=", "gatepost-thin_time_limit=")
+        .replace("/pipe.py ", f"/pipe.py --socket=/run/gatepost/lmtp.sock --fallback={fallback} --deadline=20.5 ")
+        .replace(" -I ", " -I -S ")
+    )
+
+
+WIRINGS: list[Literal["lmtp", "thin", "pipe"]] = ["lmtp", "thin", "pipe"]
+
+
+@pytest.mark.parametrize("rung", WIRINGS)
+def test_an_lmtp_socket_that_postfix_would_take_apart_is_refused(rung: Literal["lmtp", "thin", "pipe"]) -> None:
+    """By its own name, whichever rung is wired: all services are printed."""
     with pytest.raises(ValueError, match=r"^lmtp\.socket: "):
-        render("reply+%{key}@in.example.com", lmtp=LmtpSettings(socket="unix:/run/a b"))
+        render("reply+%{key}@in.example.com", lmtp=LmtpSettings(socket="unix:/run/a b", wiring=rung))
 
 
 PATTERNS = [

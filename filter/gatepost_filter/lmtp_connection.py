@@ -23,6 +23,7 @@ from gatepost.gateway import Gateway, Receipt
 from gatepost.mail.message import parse
 from gatepost.mail.received import received
 from gatepost.masking import masked
+from gatepost.sinks.guarded import GuardedSinks
 from gatepost.smtp_reply import reply_for
 from gatepost.stores.pool import Ledgers
 from gatepost.value import Value
@@ -68,16 +69,18 @@ class CutOffError(GoneError):
 
 
 class Engine:
-    """What stands on one configuration: the gateway, and the ledger for its threads. For `Current`."""
+    """What stands on one configuration: the gateway, and the ledger and the sinks for its threads. For `Current`."""
 
     def __init__(self, settings: Settings) -> None:
         if settings.lmtp is None:
             raise GatepostError(f"{settings.file}: there is no lmtp: section")
-        self.gateway = Gateway(settings, ledgers=Ledgers(settings.store))
+        self._sinks = GuardedSinks(settings, note=lambda sink, detail: _note_circuit(settings, sink, detail))
+        self.gateway = Gateway(settings, ledgers=Ledgers(settings.store), deliver=self._sinks.deliver)
 
     def close(self) -> None:
-        """Lets go of the store."""
+        """Lets go of the store, and of the connections to the app."""
         self.gateway.close()
+        self._sinks.close()
 
 
 class Shared(Value):
@@ -350,6 +353,11 @@ class Connection:
         queue_id = self._session.queue_id or "lmtp"
         line = log.line(queue_id, action="defer", rule=decision.rule, detail=decision.detail)
         log.write(line, log.destination(settings), error=True)
+
+
+def _note_circuit(settings: Settings, sink: str, detail: str) -> None:
+    """A line of the process: `lmtp: state=circuit sink=app detail="open after 5 failures: ..."`."""
+    log.write(log.line("lmtp", state="circuit", sink=sink, detail=detail), log.destination(settings), error=True)
 
 
 def _spoken(receipt: Receipt) -> str:

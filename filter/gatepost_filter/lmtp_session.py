@@ -3,6 +3,8 @@
 Promises: whatever is wrong with a message's command (its syntax, its place, a queue ID that is missing) is answered 4xx, and
 Postfix keeps the message: only a rule refuses. What XFORWARD said is forgotten with the message it was about.
 Never: reads ORCPT or a header; offers BDAT; believes a size.
+
+The thin pipe script says the whole envelope in one private command, XGATEPOST, and needs no LHLO.
 """
 
 from __future__ import annotations
@@ -37,6 +39,9 @@ _PATH: Final = re.compile(r'\s*<((?:[^<>"\\]|\\.|"(?:[^"\\]|\\.)*")*)>(.*)', re.
 _XTEXT: Final = re.compile(rb"\+([0-9A-Fa-f]{2})")
 _SIZE: Final = re.compile(r"(?i)(?:.*\s)?SIZE=([0-9]{1,20})(?:\s.*)?", re.DOTALL)
 
+#: What XGATEPOST tells: the arguments of master.cf, by the envelope's names.
+_TOLD: Final = ("size", "sender", "recipient", "original_recipient", "queue_id", "client_address", "helo")
+
 _HOST: Final = os.uname().nodename
 GREETING: Final = f"220 {_HOST} LMTP gatepost"
 _OK: Final = "250 2.0.0 Ok"
@@ -58,13 +63,15 @@ class Session:
         self._greeted = False
         self._facts: dict[str, str] = {}
         self._sender: str | None = None
+        #: By our own pipe script alone.
+        self._whole: Envelope | None = None
         self.recipients: list[str] = []
         self.size = ""
 
     @property
     def queue_id(self) -> str:
         """What XFORWARD said; "" where it did not."""
-        return self._facts.get("IDENT", "")
+        return self._whole.queue_id if self._whole is not None else self._facts.get("IDENT", "")
 
     @property
     def local(self) -> bool:
@@ -73,6 +80,8 @@ class Session:
 
     def envelopes(self) -> list[Envelope]:
         """One for each recipient, in their order."""
+        if self._whole is not None:
+            return [self._whole]
         return [
             Envelope(
                 sender=self._sender or "",
@@ -87,7 +96,7 @@ class Session:
 
     def reset(self) -> None:
         """The message is over, or given up."""
-        self._facts, self._sender, self.recipients, self.size = {}, None, [], ""
+        self._facts, self._sender, self._whole, self.recipients, self.size = {}, None, None, [], ""
 
     def command(self, line: bytes) -> Step:
         """One line, without its end."""
@@ -99,6 +108,8 @@ class Session:
                 return Step(reply=_lines([_HOST, *_OFFERED]))
             case "XFORWARD":
                 return self._xforward(rest)
+            case "XGATEPOST":
+                return self._xgatepost(rest)
             case "MAIL":
                 return self._mail(rest)
             case "RCPT":
@@ -130,6 +141,30 @@ class Session:
         self._facts |= found
         return Step(reply=_OK)
 
+    def _xgatepost(self, rest: str) -> Step:
+        """The whole envelope from the thin pipe script, `name=HEX` as in master.cf: LMTP has no place for all of it.
+
+        Not offered to anybody: Postfix would not use it, and the script finds out.
+        """
+        if self._sender is not None:
+            return Step(reply=_ORDER)
+        told = dict.fromkeys(_TOLD, "")
+        try:
+            for word in rest.split(" "):
+                name, _, value = word.partition("=")
+                field = name.removeprefix("--").replace("-", "_")
+                if told[field]:  # pipe(8) gives --recipient once for each: the others would be lost
+                    return Step(reply=_SYNTAX)
+                told[field] = bytes.fromhex(value).decode("utf-8", "surrogateescape")
+        except (KeyError, ValueError):
+            return Step(reply=_SYNTAX)
+        size = told.pop("size")
+        if not (told["recipient"] and told["queue_id"]) or size.strip("0123456789") or len(size) > 20:
+            return Step(reply=_SYNTAX)
+        self._whole = Envelope(**told)
+        self._sender, self.recipients, self.size = told["sender"], [told["recipient"]], size
+        return Step(reply=_OK)
+
     def _mail(self, rest: str) -> Step:
         if not self._greeted or self._sender is not None:
             return Step(reply=_ORDER)
@@ -145,7 +180,7 @@ class Session:
 
     def _rcpt(self, rest: str) -> Step:
         path = _path("TO:", rest)
-        if self._sender is None:
+        if self._sender is None or self._whole is not None:
             return Step(reply=_ORDER)
         if path is None or not path[0]:
             return Step(reply=_SYNTAX)

@@ -3,7 +3,8 @@
 Promises: only root, our own user and the configured peers are heard. A message that is not answered at timing.deadline is
 deferred, whatever its thread hangs in. Told to end, it takes no more clients, finishes what is in flight (FINISH seconds at
 most), defers the rest and is gone; so it does when the process that started it is gone.
-Never: has more threads than it has room for messages, and as many again; starts a process but by the command sink.
+Never: has more threads than it has room for messages, and as many again, and one for each webhook (`sinks.kept`); starts
+a process but by the command sink.
 """
 
 from __future__ import annotations

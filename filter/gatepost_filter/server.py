@@ -96,6 +96,7 @@ class _Master:
         listener, ours = (given, None) if given is not None else self._listen()
         for name in _NEEDED:
             importlib.import_module(name)
+        log.keep_spare()
         gc.collect()
         gc.freeze()  # what the workers share stays shared
         place = listener.getsockname() or "?"
@@ -142,7 +143,11 @@ class _Master:
     def _start_one(self, ear: int, listener: socket.socket) -> None:
         """Another worker. It has the configuration that is in force here, which is a valid one whatever is on the disk."""
         self._current.look()
-        mine, its = socket.socketpair()
+        try:
+            mine, its = socket.socketpair()
+        except OSError as error:  # EMFILE, ENFILE, ENOBUFS: without a worker more, but not without us
+            self._later(f"socketpair: {error.strerror}")
+            return
         try:
             pid = os.fork()
         except OSError as error:

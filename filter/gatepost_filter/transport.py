@@ -12,23 +12,18 @@ It is not in pipe.py, because Python keeps what it has compiled of a module, but
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import time
 
-_STARTED = time.monotonic()  # the first thing that the script imports
+from gatepost_filter.contract import STARTED, TEMPFAIL, Input, line_of, refusal
 
-#: The most that ever stands on standard output: gatepost.answer.LINE_LIMIT, which cannot be imported yet.
-LINE_LIMIT = 200
-#: sysexits.h: EX_TEMPFAIL, the one status that defers whatever the output says.
-TEMPFAIL = 75
 #: Until the configuration has been read; the same as timing.deadline's default.
 DEFAULT_DEADLINE = 120.0
 #: Of the deadline, what a sink may use. The rest is for what comes after an app that never answers: without it the watch would
 #: end the run at the same moment, and what has waited for give_up_after would never be parked.
 SINK_SHARE = 0.9
-#: Chunk of standard input. Pipes hold 64 KiB.
-_CHUNK = 1 << 20
 #: What master.cf gives, by the envelope's names.
 _ARGUMENTS = ("config", "size", "sender", "recipient", "original_recipient", "queue_id", "client_address", "helo")
 _NEEDED = ("config", "recipient", "queue_id")
@@ -39,6 +34,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from gatepost.decision import Decision
+    from gatepost.settings import Settings
 
 
 class Exit:
@@ -57,8 +53,7 @@ class Exit:
         """Prints the line, cut to the limit, and ends the process. A second caller waits here for the first one's end."""
         self._first.acquire()
         try:
-            text = "".join(c if " " <= c <= "~" else "?" for c in line[:LINE_LIMIT])
-            os.write(self.line_to, text.encode("ascii")[: LINE_LIMIT - 1] + b"\n")
+            os.write(self.line_to, line_of(line))
             command = sys.modules.get("gatepost.sinks.command")
             if command is not None:  # a program that it has started must not go on without us
                 command.end_running()
@@ -71,6 +66,10 @@ class Exit:
             self.note(rule, detail)
         finally:
             self.leave(TEMPFAIL, f"{status} {text} (rule={rule}{where})")
+
+    def cut_off(self, detail: str) -> NoReturn:
+        """The message is not whole."""
+        self.defer("incomplete-input", "4.3.0", "Message was cut off, try later", detail)
 
 
 class Watch:
@@ -88,7 +87,7 @@ class Watch:
             import signal
 
         self._way_out = way_out
-        self._ends = _STARTED + DEFAULT_DEADLINE
+        self._ends = STARTED + DEFAULT_DEADLINE
         self._ear, self._mouth = os.pipe()
         os.set_blocking(self._mouth, False)
         signal.set_wakeup_fd(self._mouth, warn_on_full_buffer=False)
@@ -98,7 +97,7 @@ class Watch:
 
     def set_deadline(self, seconds: float) -> None:
         """Counts from the start of the run."""
-        self._ends = _STARTED + seconds
+        self._ends = STARTED + seconds
         os.write(self._mouth, b"\0")
 
     def _wait(self) -> None:
@@ -123,43 +122,6 @@ def _noted(_number: int, _frame: object) -> None:
     """Signals reach the watch through the wake-up descriptor; this only keeps their default, death, away."""
 
 
-class Input:
-    """Standard input, and whether it is the whole message."""
-
-    def __init__(self, way_out: Exit) -> None:
-        self._way_out = way_out
-        self._parent = os.getppid()
-
-    def read(self) -> bytes:
-        """Everything to the end of file, without the LF that flag `B` adds; defers where the message was cut off."""
-        chunks = []
-        while chunk := os.read(0, _CHUNK):
-            chunks.append(chunk)
-        data = b"".join(chunks)
-        # pipe(8) ends the last line, then B adds one LF: a whole message ends in two.
-        if not data.endswith(b"\n\n"):
-            self._cut_off(f"{len(data)} bytes, and no LF of flag B at their end")
-        self.check()
-        return data[:-1]
-
-    def check(self) -> None:
-        """Defers where pipe(8) has gone: then the end of file was no end of message.
-
-        The reader of our standard output is gone at once (POLLERR); getppid() may change only some milliseconds later.
-        """
-        import select
-
-        reader = select.poll()
-        reader.register(self._way_out.line_to, 0)
-        if reader.poll(0):
-            self._cut_off("nobody reads our standard output any more")
-        if os.getppid() != self._parent or self._parent == 1:
-            self._cut_off("our parent process is gone")
-
-    def _cut_off(self, detail: str) -> NoReturn:
-        self._way_out.defer("incomplete-input", "4.3.0", "Message was cut off, try later", detail)
-
-
 def arguments(argv: list[str]) -> dict[str, str]:
     """The fields that master.cf gives, by name; ValueError for any other word (a line of master.cf is wrong then)."""
     given = dict.fromkeys(_ARGUMENTS, "")
@@ -181,39 +143,42 @@ def exit_for(decision: Decision) -> int:
     """The exit status for a decision (the table in docs/design.md; statuses of sysexits.h)."""
     if decision.action == "defer":
         return TEMPFAIL
-    if decision.action == "reject":
-        return {"1": 67, "7": 77}.get(decision.status[2:3], 69)  # EX_NOUSER, EX_NOPERM, EX_UNAVAILABLE
-    return 0
+    return refusal(decision.status) if decision.action == "reject" else 0
 
 
-def run(argv: list[str], line_to: int) -> NoReturn:
-    """One message, from standard input to the exit status; `line_to`: the descriptor that pipe(8) reads. Does not return."""
+def run(argv: list[str], line_to: int, stdin: Input | None = None) -> NoReturn:
+    """One message, from standard input to the exit status. Does not return.
+
+    `line_to`: the descriptor that pipe(8) reads. `stdin`: where the thin script has read the message already.
+    """
     way_out = Exit(line_to)
     try:
-        _run(argv, way_out)
+        _run(argv, way_out, stdin)
     except BaseException as error:  # noqa: BLE001  # an exception would end in status 1, and 1 bounces
         _defer_for(error, way_out)
 
 
-def _run(argv: list[str], way_out: Exit) -> NoReturn:
+def note(argv: list[str], rule: str, detail: str) -> None:
+    """Logs a deferral that the thin script has made, where the configuration says. Raises what is wrong with that."""
+    given = arguments(argv)
+    _log_deferral(given["queue_id"], rule, detail, _settings(given["config"])[1])
+
+
+def _run(argv: list[str], way_out: Exit, stdin: Input | None) -> NoReturn:
     watch = Watch(way_out)
-    stdin = Input(way_out)
+    gc.disable()  # a process of one message: looking for cycles costs 0.7 ms and finds none worth freeing
+    stdin = stdin or Input(way_out.line_to, way_out.cut_off)
+    stdin.cut_off = way_out.cut_off
     given = arguments(argv)
     from gatepost import log  # what is imported late can fail late: as a deferral
 
-    def note(rule: str, detail: str) -> None:
-        log.write(log.line(given["queue_id"], action="defer", rule=rule, detail=detail, ms=_elapsed()), log_to, error=True)
-
     log_to = "syslog"
-    way_out.note = note
+    way_out.note = lambda rule, detail: _log_deferral(given["queue_id"], rule, detail, log_to)
     # Before the message: a deferral in the middle of it is logged where the configuration says, too.
-    from gatepost.config import load_compiled
-
-    settings = load_compiled(given.pop("config"))
+    settings, log_to = _settings(given.pop("config"))
     watch.set_deadline(settings.timing.deadline)
-    sink_deadline = _STARTED + SINK_SHARE * settings.timing.deadline
-    log_to = log.destination(settings)
-    data = stdin.read()
+    sink_deadline = STARTED + SINK_SHARE * settings.timing.deadline
+    data = stdin.take()
 
     from gatepost import answer
     from gatepost.decision import Envelope
@@ -229,8 +194,27 @@ def _run(argv: list[str], way_out: Exit) -> NoReturn:
     way_out.leave(exit_for(receipt.decision), answer.said(receipt))
 
 
+def _settings(config: str) -> tuple[Settings, str]:
+    """The configuration, and where it wants our own lines."""
+    if sys.flags.no_site:  # -S of the thin script hides a venv's packages, and without a compiled copy this needs YAML
+        import site
+
+        site.main()
+    from gatepost import log
+    from gatepost.config import load_compiled
+
+    settings = load_compiled(config)
+    return settings, log.destination(settings)
+
+
+def _log_deferral(queue_id: str, rule: str, detail: str, log_to: str) -> None:
+    from gatepost import log
+
+    log.write(log.line(queue_id, action="defer", rule=rule, detail=detail, ms=_elapsed()), log_to, error=True)
+
+
 def _elapsed() -> int:
-    return round((time.monotonic() - _STARTED) * 1000)
+    return round((time.monotonic() - STARTED) * 1000)
 
 
 def _defer_for(error: BaseException, way_out: Exit) -> NoReturn:

@@ -44,7 +44,7 @@ __all__ = ["COPY_NAME", "load_compiled"]
 COPY_NAME = "config.compiled"
 
 #: Raise it when the same files must give another tree: the copies of before are then stale.
-_FORMAT = 7
+_FORMAT = 8
 _MAGIC = b"gatepost config\n"
 _DIGEST = 32
 _HEAD = len(_MAGIC) + 2 * _DIGEST

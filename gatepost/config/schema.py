@@ -82,7 +82,8 @@ _milter: Table = {
 }
 _lmtp: Table = {
     "socket": scalar(lmtp_socket),
-    "wiring": scalar(choice("lmtp", "pipe")),
+    "wiring": scalar(choice("lmtp", "thin", "pipe")),
+    "fallback": scalar(choice("local", "defer")),
     "workers": scalar(count(1, 64)),
     "max_messages": scalar(count(1, 10_000)),
     "max_bytes": scalar(count(1_048_576, 1_099_511_627_776, bytes_too=True)),
@@ -108,7 +109,7 @@ _elsewhere = {
     **dict.fromkeys(_milter, "milter:"),
     "socket": "milter: or lmtp:",
     **dict.fromkeys(("address", "deliver", "keys"), "a route"),
-    **dict.fromkeys(("webhook", "maildir", "command", "confirm"), "a sink"),
+    **dict.fromkeys(("webhook", "maildir", "command", "confirm", "at_once"), "a sink"),
     "secret": "a route's keys: or a sink",
     "must-match": "a route's sender:",
     **dict.fromkeys(("allow", "deny"), "sender:"),
@@ -339,6 +340,7 @@ def _lmtp_tree(top: Section, notes: Notes) -> dict[str, Any] | None:
         "socket": lmtp.get("socket", ""),
         **lmtp.good(
             wiring=LmtpSettings.wiring,
+            fallback=LmtpSettings.fallback,
             workers=LmtpSettings.workers,
             max_messages=LmtpSettings.max_messages,
             max_bytes=LmtpSettings.max_bytes,
@@ -570,6 +572,7 @@ def _sink_table(folder: str) -> Table:
         "ca_file": scalar(file_name(folder)),
         "maildir": scalar(absolute_path),
         "command": _command,
+        "at_once": scalar(count(1, 10_000)),
     }
 
 
@@ -614,5 +617,5 @@ def _sink_tree(entry: Entry, sink: Section) -> dict[str, Any]:
         "target": target,
         "argv": words,
         "secrets": [],
-        **sink.good(format=Sink.format, confirm=Sink.confirm, ca_file=Sink.ca_file),
+        **sink.good(format=Sink.format, confirm=Sink.confirm, ca_file=Sink.ca_file, at_once=Sink.at_once),
     }

@@ -27,13 +27,13 @@ def tell(state: str) -> None:
     place = os.environ.get("NOTIFY_SOCKET", "")
     if not place.startswith(("/", "@")):
         return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-        try:
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
             sender.setblocking(False)
             sender.connect("\0" + place[1:] if place.startswith("@") else place)
             sender.send(state.encode("ascii"))
-        except OSError:
-            return
+    except OSError:  # nobody listens, or no descriptor is left
+        return
 
 
 def reloading() -> str:

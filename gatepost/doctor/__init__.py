@@ -1,8 +1,8 @@
 """The doctor: is this installation well, and if not, what is to be done.
 
 The map: `check` (one answer), `subject` (what is examined); the families `configuration`, `store`, `host`, `sinks`, `probe`,
-`chain` (with `smtp_dialogue`), `postfix_service`, `postfix_mail` and `milter` (with `milter_dialogue`), the last three over
-`wired` (what is found, beside what is expected) and `postfix_instance` (what Postfix's commands tell).
+`chain` (with `smtp_dialogue`), `postfix_service`, `postfix_mail`, `postfix_rung` and `milter` (with `milter_dialogue`), the
+last four over `wired` (what is found, beside what is expected) and `postfix_instance` (what Postfix's commands tell).
 
 Promises: every check gives an answer, whatever is broken; the causes come before their effects; nothing is changed but what
 any message would change (the compiled copy, a ledger of an older version). As root, Postfix is asked first; then the process
@@ -15,7 +15,18 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 
-from gatepost.doctor import chain, configuration, host, milter, postfix_mail, postfix_service, probe, sinks, store
+from gatepost.doctor import (
+    chain,
+    configuration,
+    host,
+    milter,
+    postfix_mail,
+    postfix_rung,
+    postfix_service,
+    probe,
+    sinks,
+    store,
+)
 from gatepost.doctor.check import Check, answer, unknown, worst_first
 from gatepost.doctor.wired import discover
 from gatepost.errors import StoreError
@@ -31,7 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["Check", "examine", "worst_first"]
 
 #: What is looked at with the rights of the caller, and then as the store's owner, in this order.
-_AS_CALLER: Final = (postfix_service.questions, postfix_mail.questions, milter.questions)
+_AS_CALLER: Final = (postfix_service.questions, postfix_mail.questions, postfix_rung.questions, milter.questions)
 _AS_OWNER: Final = (configuration.questions, store.questions, host.questions, sinks.questions, probe.questions, chain.questions)
 
 

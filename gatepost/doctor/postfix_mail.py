@@ -10,7 +10,7 @@ import os
 
 from gatepost.doctor.check import fail, ok, unknown, warn
 from gatepost.doctor.postfix_instance import Instance, words
-from gatepost.doctor.wired import Wired, domains
+from gatepost.doctor.wired import Wired, domains, sample, ways
 from gatepost.mail.address import compile_pattern
 from gatepost.mail.recipient import ROLES, recipient
 
@@ -19,12 +19,10 @@ if TYPE_CHECKING:
     from typing import Final
 
     from gatepost.doctor.check import Questions, Verdict
-    from gatepost.settings import Route
 
 __all__ = ["questions"]
 
-#: Stands for a key, and for an address that no route has.
-_KEY: Final = "gatepost-doctor-key"
+#: Stands for an address that no route has.
 _NOBODY: Final = "gatepost-doctor-asks-for-nobody"
 #: Actions of smtpd_*_restrictions that end the list for a foreign domain, and what it is answered then.
 _REFUSES: Final = ("reject_unauth_destination", "reject")
@@ -84,38 +82,34 @@ def _transport(wired: Wired, instance: Instance) -> Verdict:
     """Where Postfix delivers each route's mail: transport_maps first, then virtual_transport."""
     if wired.service is None:
         return unknown("no service runs gatepost's script")
-    for route in wired.subject.sound.routes:
-        address = _sample(route)
-        domain = address.rpartition("@")[2]
-        found = instance.look_up(instance.parameter("transport_maps"), address, domain)
-        transport = found.partition(":")[0] or instance.parameter("virtual_transport").partition(":")[0]
-        if transport != wired.service.name:
-            where = "transport_maps" if found.partition(":")[0] else "virtual_transport"
+    ours, found = wired.settings["virtual_transport"], ways(instance, wired.subject.sound)
+    for route, way in zip(wired.subject.sound.routes, found, strict=True):
+        if not way.rung:
+            address = sample(route)
             return fail(
-                f"{address}: {where} says {transport}, not {wired.service.name}: its mail does not come to gatepost",
-                f"{instance.setting(f'virtual_transport = {wired.service.name}:')}; where other mail needs"
-                f" {transport}: {domain} {wired.service.name}: in transport_maps",
+                f"{address}: {way.setting} says {way.transport}: its mail does not come to gatepost",
+                f"{instance.setting(f'virtual_transport = {ours}')}; where other mail needs {way.transport}:"
+                f" {address.rpartition('@')[2]} {ours} in transport_maps",
             )
-    return ok(f"every route's mail goes to {wired.service.name}")
+    return ok(f"every route's mail goes to {', '.join(dict.fromkeys(way.transport for way in found))}")
 
 
 def _recipient_limit(wired: Wired, instance: Instance) -> Verdict:
-    if wired.service is None:
-        return unknown("no service runs gatepost's script")
-    name = f"{wired.service.name}_destination_recipient_limit"
-    value = instance.parameter(name) or instance.parameter("default_destination_recipient_limit")
-    if value != "1":
-        return fail(
-            f"{name} is {value}: one run of the script gets several recipients, and can tell only one fate",
-            instance.setting(f"{name} = 1"),
-        )
-    return ok(f"{name} = 1")
-
-
-def _sample(route: Route) -> str:
-    """An address that the route takes, as Postfix asks its tables for it."""
-    text = route.address.replace("%{key}", _KEY).replace("%s", _KEY)
-    return recipient(text).final_form
+    """One for a script, whose exit status tells one fate; by LMTP several would share one deadline."""
+    found = [way for way in wired.ways if way.rung]
+    if not found:
+        return unknown("no route's mail comes to gatepost")
+    shown = []
+    for way in found:
+        name = f"{way.name}_destination_recipient_limit"
+        value = instance.parameter(name) or instance.parameter("default_destination_recipient_limit")
+        mend = instance.setting(f"{name} = 1")
+        if value != "1" and way.rung == "lmtp":
+            return warn(f"{name} is {value}: a slow app takes the time of the other recipients of a message", mend)
+        if value != "1":
+            return fail(f"{name} is {value}: one run of the script gets several recipients, and can tell only one fate", mend)
+        shown.append(f"{name} = 1")
+    return ok(", ".join(dict.fromkeys(shown)))
 
 
 def _keys(address: str, delimiters: str) -> tuple[str, ...]:
@@ -138,8 +132,8 @@ def _recipients(wired: Wired, instance: Instance) -> Verdict:
         )
     delimiters = instance.parameter("recipient_delimiter")
     for route in wired.subject.sound.routes:
-        if not instance.look_up(tables, *_keys(_sample(route), delimiters)):
-            return fail(f"route {route.name}: {tables} does not take {_sample(route)}: its mail is refused at RCPT", mend)
+        if not instance.look_up(tables, *_keys(sample(route), delimiters)):
+            return fail(f"route {route.name}: {tables} does not take {sample(route)}: its mail is refused at RCPT", mend)
     for domain in domains(wired.subject.sound):
         nobody = _nobody(wired, domain)
         if instance.look_up(tables, *_keys(nobody, delimiters)):
@@ -161,7 +155,7 @@ def _aliases(wired: Wired, instance: Instance) -> Verdict:
     for name in ("canonical_maps", "recipient_canonical_maps", "virtual_alias_maps"):
         tables = instance.parameter(name)
         for route in wired.subject.sound.routes:
-            address = _sample(route)
+            address = sample(route)
             found = instance.look_up(tables, *_keys(address, delimiters))
             if found and found.lower() != address:
                 return fail(
@@ -277,8 +271,7 @@ def _brakes(wired: Wired, instance: Instance) -> Verdict:
         return fail(
             "soft_bounce = yes: refusals wait in the queue, and senders try for days", instance.setting("soft_bounce = no")
         )
-    service = wired.service.name if wired.service else ""
-    if service in words(instance.parameter("defer_transports")):
+    for service in {way.name for way in wired.ways if way.rung} & {*words(instance.parameter("defer_transports"))}:
         return fail(f"defer_transports has {service}: all mail waits in the queue", instance.setting("defer_transports ="))
     return ok("neither soft_bounce nor defer_transports holds mail back")
 

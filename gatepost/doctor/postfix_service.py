@@ -36,7 +36,7 @@ sys.path.insert(0, folder)
 if not os.path.isdir(os.path.join(folder, "gatepost")):
     sys.path.insert(0, os.path.dirname(folder))
 import gatepost, gatepost.config.loading, gatepost.gateway, gatepost.log, gatepost.sinks.maildir, gatepost.sinks.webhook
-import gatepost.sinks.wire_tls, gatepost_filter.pipe
+import gatepost.sinks.wire_tls, gatepost_filter.pipe, gatepost_filter.thin, gatepost_filter.transport
 print(gatepost.__version__)
 """
 #: Seconds for that; a fifth of one is usual.
@@ -234,6 +234,8 @@ def _arguments(instance: Instance, service: Service, expected: Service) -> Verdi
     loose = [word for word in service.argv if "${" in word and not word.startswith("--")]
     if loose:
         return fail(f"argv= has {' '.join(loose)} alone: what a sender wrote could stand as an option", _replace(instance))
+    if "-S" in expected.argv and "-S" not in service.argv:
+        return warn("argv= lacks -S: each message starts a third slower than it could", _replace(instance))
     return ok(f"every option is there: {' '.join(sorted(service.options))}")
 
 

@@ -1,6 +1,7 @@
 """The sinks, from outside: does a webhook's host answer, with a certificate that is good; may a Maildir be written to.
 
-Promises: each sink has its own check, and its own time; nothing is sent over a connection, so no app notices.
+Promises: each sink has its own check, and its own time; nothing is sent over a connection, so no app notices. A circuit that
+the warm process has open is told.
 Never: writes to a Maildir, runs a command's program, or follows a name from the configuration with other rights than a message.
 """
 
@@ -11,7 +12,10 @@ import time
 
 from gatepost.doctor.check import fail, not_used, ok, warn
 from gatepost.doctor.subject import Subject, name_of
-from gatepost.sinks import wire_tls  # noqa: F401 - before root's rights are gone: a checkout may be closed to others
+from gatepost.sinks import (
+    open_circuits,
+    wire_tls,  # noqa: F401 - before root's rights are gone: a checkout may be closed to others
+)
 from gatepost.sinks.http_post import parse_url
 from gatepost.sinks.wire import WireError, open_wire
 
@@ -45,10 +49,22 @@ def _sink(subject: Subject, sink: Sink) -> Verdict:
     if sink.name not in sinks_in_use(subject):
         return not_used("no route delivers to it")
     if sink.kind == "webhook":
-        return _webhook(subject, sink)
-    if sink.kind == "maildir":
-        return _maildir(sink.target)
-    return _command(sink.argv)
+        verdict = _webhook(subject, sink)
+    else:
+        verdict = _maildir(sink.target) if sink.kind == "maildir" else _command(sink.argv)
+    return _circuit(subject, sink) or verdict if verdict.status == "ok" else verdict
+
+
+def _circuit(subject: Subject, sink: Sink) -> Verdict | None:
+    """What the warm process has seen of the sink, where that is worse than what a look from here shows."""
+    if not os.path.isdir(subject.sound.store) or not (found := open_circuits.read(subject.sound.store, sink.name)):
+        return None
+    since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(found[0].since))
+    return warn(
+        f"{sink.name}: circuit open since {since} after {found[0].failures} failures ({found[0].reason}), in {len(found)} of "
+        "the warm process's workers; messages wait in Postfix's queue",
+        "see that the app is well: one message in each pause tries it, and the first that it answers closes the circuit",
+    )
 
 
 def _webhook(subject: Subject, sink: Sink) -> Verdict:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from typing import Final
 
     from gatepost.mail.headers import Field
+    from gatepost.mail.received import Received
     from gatepost.settings import ParserLimits
 
 __all__ = ["LIMIT_FLAGS", "PROBE", "STAMP", "Mailbox", "Mailboxes", "Message", "parse"]
@@ -43,13 +44,14 @@ PROBE: Final = "x-gatepost-probe"
 class Message:
     """A message in canonical form (`canonical.crlf`). Text is for display; addresses and Message-IDs are as written."""
 
-    __slots__ = ("_flags", "_read", "headers", "limits", "raw")
+    __slots__ = ("_flags", "_read", "_received", "headers", "limits", "raw")
 
     def __init__(self, raw: bytes, headers: Headers, limits: ParserLimits) -> None:
         self.raw = raw
         self.headers = headers
         self.limits = limits
         self._read: dict[str, Mailboxes] = {}
+        self._received: dict[int, Received] = {}
         self._flags: tuple[str, ...] | None = None
 
     @property
@@ -134,6 +136,12 @@ class Message:
             return ContentType(type="text/plain", parameters=(), flags=())
         return content_type(field.value, self.limits.parameters)
 
+    def received(self, field: Field) -> Received:
+        """What one of its Received fields says; each is read once."""
+        if field.start not in self._received:
+            self._received[field.start] = received(field.value)
+        return self._received[field.start]
+
     def sha256(self, own_hosts: tuple[str, ...]) -> str:
         """Hex SHA-256 of raw without what our own hosts put in front: the same when the message came through two of them.
 
@@ -143,10 +151,18 @@ class Message:
         hosts = {host.removesuffix(".") for host in own_hosts}
         start = 0
         for field in self.headers.fields:
-            if field.start != start or not _is_ours(field, hosts):
+            if field.start != start or not self._is_ours(field, hosts):
                 break
             start = field.end
         return sha256(memoryview(self.raw)[start:]).hex()
+
+    def _is_ours(self, field: Field, hosts: set[str]) -> bool:
+        """Did a host of ours put this field in front?"""
+        if field.name == "received":
+            return self.received(field).by in hosts
+        if field.name == "authentication-results":
+            return _authserv_id(field.value) in hosts
+        return field.name == STAMP
 
     def _text(self, name: str) -> str:
         field = self.headers.first(name)
@@ -178,15 +194,6 @@ class Message:
 def parse(raw: bytes, limits: ParserLimits) -> Message:
     """The message that `raw`, canonical, holds. Reads the head only."""
     return Message(raw, scan(raw, limits), limits)
-
-
-def _is_ours(field: Field, hosts: set[str]) -> bool:
-    """Did a host of ours put this field in front?"""
-    if field.name == "received":
-        return received(field.value).by in hosts
-    if field.name == "authentication-results":
-        return _authserv_id(field.value) in hosts
-    return field.name == STAMP
 
 
 def _authserv_id(value: bytes) -> str:

@@ -7,7 +7,6 @@ Never: trusts a Received field below the first that a stranger's host wrote.
 
 from __future__ import annotations
 
-from gatepost.mail.received import received
 from gatepost.value import Value
 
 TYPE_CHECKING = False
@@ -42,7 +41,7 @@ def passage(
 
     `direct`: this host saw that its client was none of the trusted ones; a field that says otherwise is forged.
     """
-    fields = tuple(received(field.value) for field in message.headers.all("received")[: limit + 1])
+    fields = tuple(message.received(field) for field in message.headers.all("received")[: limit + 1])
     hosts = [] if direct and fields else list(trusted)
     if fields and envelope.queue_id and fields[0].id == envelope.queue_id and fields[0].by not in hosts:
         hosts.append(fields[0].by)

@@ -104,7 +104,8 @@ def deliver(sink: Sink, delivery: Delivery, *, deadline: float, now: Callable[[]
         program.signal(signal.SIGKILL)  # on the whole group, also where the program itself has obeyed
         ended = ended or program.follow(deadline - reserve / 2)
         stays = "" if ended else "; it cannot be ended from here and may still run"
-        return _outcome("unavailable", f"still running after {took:.1f} s, which is all there was{stays}", program.words())
+        late = f"still running after {took:.1f} s, which is all there was{stays}"
+        return _outcome("unavailable", late, program.words()).replace(gone=late)
     finally:
         program.close()
 

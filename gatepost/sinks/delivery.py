@@ -58,12 +58,14 @@ class Outcome(Value):
     """What a sink made of a message. `detail`: for the log. `text`: an app's refusal, which a sender may see.
 
     delivered: the sink has it. refused: the app said no for good. cannot-take: this message is the app's problem.
-    misconfigured: the set-up is wrong and a person must mend it. unavailable: try again later.
+    misconfigured: the set-up is wrong and a person must mend it. unavailable: try again later. `gone`: why another message
+    would fare no better now, "" where this one may be the reason; never a word of the app's or a sender's.
     """
 
     kind: OutcomeKind
     detail: str = ""
     text: str = ""
+    gone: str = ""
 
 
 def one_line(text: str, limit: int) -> str:

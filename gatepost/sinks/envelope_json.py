@@ -1,7 +1,7 @@
 """The webhook's body: one JSON object that holds all an app needs to know of a message.
 
 Promises: the same bytes on every attempt; ASCII; no lone surrogate and no U+0000 (databases refuse both: U+FFFD stands there);
-valid by docs/webhook.schema.json. The raw message is encoded once: a body of n bytes costs about 2 n while it is made.
+valid by docs/webhook.schema.json. The raw message is encoded once: beside a message of n octets stand 1.33 n while it is sent.
 Never: depends on the clock or the number of the attempt; parses the message.
 """
 
@@ -32,8 +32,8 @@ __all__ = ["VERSION", "body", "encode"]
 VERSION: Final = 1
 
 
-def body(delivery: Delivery) -> bytes:
-    """The request's body, whole."""
+def body(delivery: Delivery) -> tuple[bytes, ...]:
+    """The request's body in parts."""
     head = encode(
         {
             "type": "message.received",
@@ -42,7 +42,7 @@ def body(delivery: Delivery) -> bytes:
         }
     )
     # `raw` is the last field: only the closing braces of `data` and of the whole stand behind it.
-    return b"".join((head[:-2].encode("ascii"), b',"raw":"', b2a_base64(delivery.message.raw, newline=False), b'"}}'))
+    return head[:-2].encode("ascii") + b',"raw":"', b2a_base64(delivery.message.raw, newline=False), b'"}}'
 
 
 def _data(delivery: Delivery) -> dict[str, Plain]:

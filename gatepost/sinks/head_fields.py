@@ -54,16 +54,15 @@ def gatepost_fields(delivery: Delivery) -> list[tuple[bytes, bytes]]:
     ]
 
 
-def with_fields(raw: bytes, fields: list[tuple[bytes, bytes]]) -> bytes:
-    """The message with these fields in front. A first line that begins with white space would fold into the last of them,
+def with_fields(raw: bytes, fields: list[tuple[bytes, bytes]]) -> tuple[bytes, bytes]:
+    """The message with these fields in front: they, and it, which need not become one. A first line that begins with white
 
-    so it gets a name of its own there.
+    space would fold into the last of them, so it gets a name of its own there.
     """
     lines = [b"%s: %s\r\n" % field for field in fields]
     if raw[:1] in (b" ", b"\t"):
         lines.append(b"X-Unnamed:")
-    lines.append(raw)
-    return b"".join(lines)
+    return b"".join(lines), raw
 
 
 def without_fields(raw: bytes, *names: bytes) -> bytes:

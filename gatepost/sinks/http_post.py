@@ -2,7 +2,7 @@
 
 Promises: ends by its deadline; an answer's body is whole or the answer says what is wrong with it; head and body of an answer
 are bounded.
-Never: follows a redirect, uses a proxy, keeps a connection, sends a request twice, reads the environment. Never imports
+Never: follows a redirect, uses a proxy, keeps a connection (`kept` does), sends a request twice, reads the environment; imports
 `http.client`: it costs each run of the pipe script 21 ms, measured, more than the rest of the run together, and takes a
 connection that is shut in mid-head for status 200 with an empty body (docs/decisions/0001-start-up-is-the-cost.md).
 """
@@ -16,11 +16,15 @@ from gatepost.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Final
 
     from gatepost.sinks.wire import Wire
 
-__all__ = ["BODY_LIMIT", "Answer", "Url", "parse_url", "post"]
+    #: `post`, or what does the same over connections that it keeps (`kept`).
+    Post = Callable[..., "Answer"]
+
+__all__ = ["BODY_LIMIT", "Answer", "Url", "answer", "parse_url", "post", "request_head"]
 
 #: Octets of an answer's body; an app that has the message says so in fewer.
 BODY_LIMIT: Final = 65_536
@@ -49,14 +53,18 @@ class Url(Value):
 class Answer(Value):
     """What the other side said. `fields`: names in lower case, the values of one name joined by ", " (RFC 9110 5.3).
 
-    `fault`: why a 2xx may not be believed (cut off, too long, unclear framing, said before it had the request), or "".
+    `fault`: why a 2xx may not be believed (cut off, too long, unclear framing, said before it had the request), or "";
+    `late`: it is that the deadline passed. `whole`: it is the only answer, given to the whole request, and all of it was read.
     """
 
+    version: str = "HTTP/1.1"
     status: int
     reason: str = ""
     fields: dict[str, str]
     body: bytes = b""
     fault: str = ""
+    late: bool = False
+    whole: bool = False
 
 
 def parse_url(text: str) -> Url:
@@ -87,38 +95,56 @@ def _host_and_port(authority: str, default: int) -> tuple[str, int]:
     return host, int(port or default)
 
 
-def post(url: Url, fields: list[tuple[str, str]], body: bytes, *, ca_file: str = "", deadline: float) -> Answer:
-    """Sends one request and reads its answer. `deadline`: time.monotonic() seconds. Raises WireError for no answer."""
-    lines = [f"POST {url.path} HTTP/1.1", f"Host: {url.authority}"]
-    lines += [f"{name}: {value}" for name, value in fields]
-    lines += [f"Content-Length: {len(body)}", "Accept-Encoding: identity", "Connection: close", "", ""]
+def post(url: Url, fields: list[tuple[str, str]], *body: bytes, ca_file: str = "", deadline: float) -> Answer:
+    """Sends one request and reads its answer. `deadline`: time.monotonic() seconds. Raises WireError for no answer.
+
+    `body`: its parts, one behind the other, which need not become one: a message may be large.
+    """
+    head = request_head(url, [*fields, ("Connection", "close")], sum(map(len, body)))
     wire = open_wire(url.host, url.port, secure=url.secure, ca_file=ca_file, deadline=deadline)
     try:
-        wire.give("\r\n".join(lines).encode("ascii"), body)
-        return _answer(wire)
+        wire.give(head, *body)
+        return answer(wire)
     finally:
         wire.close()
 
 
-def _answer(wire: Wire) -> Answer:
-    """The final answer: interim ones (RFC 9110 15.2) are passed over, while the request is still being sent."""
-    room = HEAD_LIMIT
+def request_head(url: Url, fields: list[tuple[str, str]], length: int) -> bytes:
+    """What stands before the body, which has `length` octets."""
+    lines = [f"POST {url.path} HTTP/1.1", f"Host: {url.authority}"]
+    lines += [f"{name}: {value}" for name, value in fields]
+    lines += [f"Content-Length: {length}", "Accept-Encoding: identity", "", ""]
+    return "\r\n".join(lines).encode("ascii")
+
+
+def answer(wire: Wire) -> Answer:
+    """The final answer: interim ones (RFC 9110 15.2) are passed over, while the request is still being sent.
+
+    Raises WireError for no answer.
+    """
+    room, interim = HEAD_LIMIT, False
     while True:
-        status, reason, fields, room = _head(wire, room)
-        if not 100 <= status < 200 or status == 101:
+        while not wire.inbox:
+            wire.more()
+        had_all = wire.gave_all
+        head, room = _head(wire, room)
+        if not 100 <= head.status < 200 or head.status == 101:
             break
-    had_all = wire.gave_all
-    if not 200 <= status < 300:
-        return Answer(status=status, reason=reason, fields=fields, body=_explanation(wire, status, fields))
-    if not had_all:
-        return Answer(status=status, reason=reason, fields=fields, fault="said before it had the whole message")
+        interim = True
+    success = 200 <= head.status < 300
+    if success and not had_all:
+        return head.replace(fault="said before it had the whole message")
+    if not (success or 400 <= head.status < 600):
+        return head
+    if not success:  # whatever is wrong with what it has to say, its status stands
+        wire.deadline = min(wire.deadline, time.monotonic() + _EXPLAIN)
     try:
-        return Answer(status=status, reason=reason, fields=fields, body=_body(wire, status, fields))
+        return head.replace(body=_body(wire, head.status, head.fields), whole=had_all and not interim)
     except WireError as error:
-        return Answer(status=status, reason=reason, fields=fields, fault=str(error))
+        return head.replace(fault=str(error), late=error.gone) if success else head
 
 
-def _head(wire: Wire, room: int) -> tuple[int, str, dict[str, str], int]:
+def _head(wire: Wire, room: int) -> tuple[Answer, int]:
     """Status line and fields of one answer, and what is left of `room` (octets)."""
     first = wire.line(room)
     room -= len(first)
@@ -132,7 +158,7 @@ def _head(wire: Wire, room: int) -> tuple[int, str, dict[str, str], int]:
         line = wire.line(max(room, 0))
         room -= len(line) + 2
         if not line:
-            return int(code), reason, fields, room
+            return Answer(version=version, status=int(code), reason=reason, fields=fields), room
         text = line.decode("latin-1")
         if text[0] in " \t" and name:  # RFC 9112 5.2: obsolete folding
             fields[name] += " " + text.strip()
@@ -143,17 +169,6 @@ def _head(wire: Wire, room: int) -> tuple[int, str, dict[str, str], int]:
             raise WireError("unavailable", f"not HTTP: a field of the answer is {line[:40]!r}")
         fields[name] = f"{fields[name]}, {value}" if name in fields else value
     raise TooLongError("the answer's head has too many fields")
-
-
-def _explanation(wire: Wire, status: int, fields: dict[str, str]) -> bytes:
-    """What an answer other than 2xx has to say; whatever is wrong with it, its status stands."""
-    if not 400 <= status < 600:
-        return b""
-    wire.deadline = min(wire.deadline, time.monotonic() + _EXPLAIN)
-    try:
-        return _body(wire, status, fields)
-    except WireError:
-        return b""
 
 
 def _body(wire: Wire, status: int, fields: dict[str, str]) -> bytes:

@@ -75,15 +75,16 @@ def file_name(delivery: Delivery) -> str:
     return f"{delivery.received_at}.{delivery.id}.gatepost"
 
 
-def _content(delivery: Delivery) -> bytes:
-    """The file's bytes."""
+def _content(delivery: Delivery) -> tuple[bytes, bytes]:
+    """The file's bytes: what we say, and the message."""
     envelope = delivery.envelope
     fields = [
         (b"Return-Path", b"<%s>" % address_value(envelope.sender)),
         (b"Delivered-To", address_value(envelope.recipient)),
         *gatepost_fields(delivery),
     ]
-    return with_fields(without_fields(delivery.message.raw, b"return-path"), fields).replace(b"\r\n", b"\n")
+    front, raw = with_fields(without_fields(delivery.message.raw, b"return-path"), fields)
+    return front.replace(b"\r\n", b"\n"), raw.replace(b"\r\n", b"\n")
 
 
 def _make(folder: str) -> None:
@@ -137,15 +138,16 @@ def _sweep(folder: str, name: str, now: float) -> None:
                 continue
 
 
-def _write(folder: str, name: str, content: bytes) -> None:
+def _write(folder: str, name: str, content: tuple[bytes, bytes]) -> None:
     """tmp/, fsync, rename into new/, fsync the folder. The name in tmp/ is this run's own: two may run at once."""
     written = os.path.join(folder, "tmp", f"{name}.{os.urandom(8).hex()}")
     descriptor = os.open(written, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         try:
-            rest = memoryview(content)
-            while rest:
-                rest = rest[os.write(descriptor, rest) :]
+            for part in content:
+                rest = memoryview(part)
+                while rest:
+                    rest = rest[os.write(descriptor, rest) :]
             os.fsync(descriptor)
         finally:
             os.close(descriptor)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from gatepost.settings import Sink
     from gatepost.sinks.delivery import Delivery, OutcomeKind
-    from gatepost.sinks.http_post import Answer
+    from gatepost.sinks.http_post import Answer, Post
 
 __all__ = ["deliver", "judge", "signature", "signed_fields"]
 
@@ -35,6 +35,9 @@ _PAGE_STARTS: Final = (b"<!doctype", b"<html", b"<head", b"<body", b"<title", b"
 #: What a status says that is no 2xx; the rest is "unavailable".
 _CANNOT_TAKE: Final = (400, 413, 415, 422)
 _MISCONFIGURED: Final = (401, 403, 404, 410)
+#: Where a message cannot be the reason: nobody behind the proxy, or too much to do (RFC 9110 15.6.3 to 15.6.5). Not 500: one
+#: sender's mail on which an app stumbles must not keep everybody's away.
+_GONE: Final = (502, 503, 504)
 _MEND: Final = {
     401: "it does not know us: check the sink's secret and the app's login rules for this URL",
     403: "it forbids this: check the sink's secret, the app's CSRF protection and its rights for this URL",
@@ -43,23 +46,25 @@ _MEND: Final = {
 }
 
 
-def deliver(sink: Sink, delivery: Delivery, *, deadline: float, now: Callable[[], float]) -> Outcome:
-    """One attempt. `deadline`: time.monotonic() seconds. `now`: Unix seconds, for the signature."""
+def deliver(
+    sink: Sink, delivery: Delivery, *, deadline: float, now: Callable[[], float], post: Post = post
+) -> Outcome:  # fmt: skip
+    """One attempt. `deadline`: time.monotonic() seconds. `now`: Unix seconds, for the signature. `post`: by which way."""
     kind, body = _body(sink, delivery)
-    fields = signed_fields(sink.secrets, delivery.id, kind, body, now=now())
+    fields = signed_fields(sink.secrets, delivery.id, kind, *body, now=now())
     try:
-        answer = post(parse_url(sink.target), fields, body, ca_file=sink.ca_file, deadline=deadline)
+        answer = post(parse_url(sink.target), fields, *body, ca_file=sink.ca_file, deadline=deadline)
     except WireError as error:
-        return _outcome(error.kind, str(error))
+        return _outcome(error.kind, str(error)).replace(gone=str(error) if error.gone else "")
     return judge(answer, delivery.id, confirm=sink.confirm)
 
 
-def _body(sink: Sink, delivery: Delivery) -> tuple[str, bytes]:
-    """Content-Type and body."""
+def _body(sink: Sink, delivery: Delivery) -> tuple[str, tuple[bytes, ...]]:
+    """Content-Type, and the body's parts."""
     if delivery.decision.rule == "probe":
         from gatepost.probe import body as probe_body
 
-        return "application/json", probe_body(delivery.id, _PROBE, at=delivery.received_at)
+        return "application/json", (probe_body(delivery.id, _PROBE, at=delivery.received_at),)
     if sink.format == "raw":
         from gatepost.sinks.head_fields import gatepost_fields, with_fields, without_fields
 
@@ -69,7 +74,7 @@ def _body(sink: Sink, delivery: Delivery) -> tuple[str, bytes]:
     return "application/json", body(delivery)
 
 
-def signed_fields(secrets: tuple[bytes, ...], webhook_id: str, kind: str, body: bytes, *, now: float) -> list[tuple[str, str]]:
+def signed_fields(secrets: tuple[bytes, ...], webhook_id: str, kind: str, *body: bytes, now: float) -> list[tuple[str, str]]:
     """A signed request's fields. `secrets`: every one signs; none: no signature. `kind`: Content-Type. `now`: Unix seconds."""
     stamp = str(int(now))
     fields = [
@@ -79,13 +84,13 @@ def signed_fields(secrets: tuple[bytes, ...], webhook_id: str, kind: str, body: 
         ("webhook-timestamp", stamp),
     ]
     if secrets:
-        fields.append(("webhook-signature", " ".join(signature(secret, webhook_id, stamp, body) for secret in secrets)))
+        fields.append(("webhook-signature", " ".join(signature(secret, webhook_id, stamp, *body) for secret in secrets)))
     return fields
 
 
-def signature(secret: bytes, webhook_id: str, timestamp: str, body: bytes) -> str:
+def signature(secret: bytes, webhook_id: str, timestamp: str, *body: bytes) -> str:
     """Standard Webhooks 1.0: "v1," and the base64 of HMAC-SHA256 over id.timestamp.body."""
-    digest = hmac_sha256(secret, f"{webhook_id}.{timestamp}.".encode(), body)
+    digest = hmac_sha256(secret, f"{webhook_id}.{timestamp}.".encode(), *body)
     return "v1," + b2a_base64(digest, newline=False).decode("ascii")
 
 
@@ -103,12 +108,13 @@ def judge(answer: Answer, webhook_id: str, *, confirm: bool) -> Outcome:
         return _outcome("cannot-take", detail)
     if answer.status in _MISCONFIGURED:
         return _outcome("misconfigured", f"{detail}: {_MEND[answer.status]}")
-    return _outcome("unavailable", detail)
+    return _outcome("unavailable", detail).replace(gone=f"it answers {answer.status}" if answer.status in _GONE else "")
 
 
 def _judge_success(answer: Answer, shown: str, webhook_id: str, *, confirm: bool) -> Outcome:
     if answer.fault:
-        return _outcome("unavailable", f"{shown}, but {answer.fault}")
+        late = _outcome("unavailable", f"{shown}, but {answer.fault}")
+        return late.replace(gone=f"{answer.status}, but {answer.fault}" if answer.late else "")
     if answer.body and answer.fields.get("content-encoding", "identity").lower() != "identity":
         return _outcome("unavailable", f"{shown}, but its body is encoded and cannot be read: answer without Content-Encoding")
     word = _own_words(answer.body)

@@ -29,18 +29,22 @@ _GIVE: Final = select.POLLOUT
 
 
 class WireError(Exception):
-    """No answer, and why. `kind` is that of the outcome: misconfigured where a person must mend the set-up."""
+    """No answer, and why. `kind` is that of the outcome: misconfigured where a person must mend the set-up.
 
-    def __init__(self, kind: WireKind, detail: str) -> None:
+    `gone`: nobody is there, or nobody answers in time: another request would fare no better now.
+    """
+
+    def __init__(self, kind: WireKind, detail: str, *, gone: bool = False) -> None:
         super().__init__(detail)
         self.kind: WireKind = kind
+        self.gone = gone
 
 
 class EndedError(WireError):
     """The peer ended the connection before it had said all."""
 
-    def __init__(self, detail: str) -> None:
-        super().__init__("unavailable", detail)
+    def __init__(self, detail: str, *, gone: bool = False) -> None:
+        super().__init__("unavailable", detail, gone=gone)
 
 
 class TooLongError(WireError):
@@ -73,7 +77,7 @@ def _left(deadline: float, doing: str) -> float:
     """Seconds that remain; WireError where none do."""
     left = deadline - time.monotonic()
     if left <= 0:
-        raise WireError("unavailable", f"the deadline passed while {doing}")
+        raise WireError("unavailable", f"the deadline passed while {doing}", gone=True)
     return left
 
 
@@ -102,9 +106,9 @@ def _addresses(host: str, port: int, deadline: float) -> list[Any]:
     except RuntimeError as error:  # no thread to be had: our own limits, and they pass
         raise WireError("unavailable", f"looking up {host}: {error}") from error
     if not done.acquire(timeout=left):
-        raise WireError("unavailable", f"the deadline passed while looking up {host}")
+        raise WireError("unavailable", f"the deadline passed while looking up {host}", gone=True)
     if not found or isinstance(found[0], Exception):
-        raise WireError("unavailable", f"looking up {host}: {found[0] if found else 'no address'}")
+        raise WireError("unavailable", f"looking up {host}: {found[0] if found else 'no address'}", gone=True)
     return found
 
 
@@ -131,7 +135,7 @@ def _connect(host: str, port: int, deadline: float) -> _socket.socket:
         except BaseException:
             sock.close()
             raise
-    raise WireError("unavailable", f"connecting to {host}:{port}{_because(faults)}")
+    raise WireError("unavailable", f"connecting to {host}:{port}{_because(faults)}", gone=True)
 
 
 def _because(faults: list[str]) -> str:
@@ -139,11 +143,16 @@ def _because(faults: list[str]) -> str:
 
 
 class Wire:
-    """A plain connection. `inbox`: what the peer said and nobody has read yet. `ended`: it will say no more."""
+    """A plain connection. `inbox`: what the peer said and nobody has read yet. `ended`: it will say no more.
+
+    `heard`: whether it has said anything since somebody set that to False. `gave_all`: the kernel has taken everything that was
+    queued, whatever came then.
+    """
 
     def __init__(self, sock: _socket.socket, deadline: float) -> None:
         self.inbox = bytearray()
-        self.ended = False
+        self.ended = self.heard = False
+        self.gave_all = True
         self.deadline = deadline
         self.doing = "waiting for the app"
         self._sock = sock
@@ -156,13 +165,19 @@ class Wire:
         self._sock.close()
 
     def give(self, *parts: bytes) -> None:
-        """Queues what is to be sent; `turn` sends it."""
+        """Queues what is to be sent; `turn` sends it. What is small goes as one: each part costs a system call and a packet."""
+        if sum(map(len, parts)) <= _CHUNK:
+            parts = (b"".join(parts),)
         self._outgoing.extend(memoryview(part) for part in parts if part)
+        self.gave_all = False
 
     @property
-    def gave_all(self) -> bool:
-        """Whether the kernel has taken everything that was queued."""
-        return not self._broken and not self._pending()
+    def quiet(self) -> bool:
+        """Whether everything was given, everything was read, and the peer has neither said more nor ended the connection."""
+        if self.inbox or self.ended or self._pending():
+            return False
+        self._poll.register(self._sock.fileno(), _TAKE)
+        return not self._poll.poll(0)
 
     def more(self) -> None:
         """One turn; EndedError where the peer will say no more."""
@@ -171,12 +186,16 @@ class Wire:
         self.turn()
 
     def turn(self) -> None:
-        """Waits until the peer speaks or takes something, then takes what it says and gives what it takes."""
+        """Waits until the peer speaks or takes something, then takes what it says, or else gives what it takes.
+
+        Not both: what it said before our last octet went out was said before `gave_all`.
+        """
         events = self._wait(_TAKE | _GIVE if self._pending() else _TAKE)
-        if self._pending() and events & ~_TAKE:
-            self._give_some()
         if events & ~_GIVE:
             self._take_some()
+        else:
+            self._give_some()
+            self.gave_all = not (self._broken or self._outgoing or self._pending())
 
     def line(self, limit: int) -> bytes:
         """The next line without its end (CR LF, or LF alone: RFC 9112 2.2); TooLongError past `limit` octets."""
@@ -205,7 +224,7 @@ class Wire:
         self._poll.register(self._sock.fileno(), events)
         for _, happened in self._poll.poll(min(left * 1000 + 1, 2**31 - 1)):
             return happened
-        raise WireError("unavailable", f"the deadline passed while {self.doing}")
+        raise WireError("unavailable", f"the deadline passed while {self.doing}", gone=True)
 
     def _pending(self) -> bool:
         return bool(self._outgoing)
@@ -242,5 +261,6 @@ class Wire:
         came = self._receive()
         if came:
             self.inbox += came
+            self.heard = True
         elif came is not None:
             self.ended = True

@@ -63,7 +63,7 @@ class TlsWire(Wire):
             raise WireError("misconfigured", f"TLS: the certificate of {host}: {error.verify_message}") from error
         except ssl.SSLError as error:
             if _is_end(error):
-                raise EndedError("TLS: the connection ended in the handshake") from error
+                raise EndedError("TLS: the connection ended in the handshake", gone=True) from error
             self._say_why()
             raise WireError("misconfigured", f"TLS: no agreement with {host}: {_reason(error)}") from error
         except ValueError as error:  # a host name that cannot be one
@@ -84,6 +84,11 @@ class TlsWire(Wire):
     def _say_why(self) -> None:
         """The alert that tells the peer why we go, if it leaves at once."""
         self._send(self._sealed.read())
+
+    @property
+    def quiet(self) -> bool:
+        """As without TLS; and no part of a record is here that could not be read yet."""
+        return not self._incoming.pending and super().quiet
 
     def _pending(self) -> bool:
         return bool(self._unsent or self._sealed.pending or (self._outgoing and not self._waits_for_peer))
@@ -132,6 +137,7 @@ class TlsWire(Wire):
         try:
             while plain := self._tls.read(_CHUNK):
                 self.inbox += plain
+                self.heard = True
             self.ended = True
         except ssl.SSLWantReadError:
             return

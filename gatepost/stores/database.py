@@ -33,8 +33,9 @@ HOST_ID: Final = "host-id"
 #: Pages in the write-ahead log before a commit copies them back. A process that finds no other at work reads the whole log
 #: when it opens the store, and the pipe script is always a new process: 100 pages are 0.4 MB, about 25 messages.
 _CHECKPOINT_PAGES: Final = 100
-#: The same for one who does not wait for the disk: copying back is where he would. He lives on, so nobody reads the log anew.
-_UNSYNCED_CHECKPOINT_PAGES: Final = 1_000
+#: The same for a process of many threads. It lives on, so that nobody reads the log anew, and copying back is where all of its
+#: threads wait for the disk: a quarter of the syncs, with 100.
+_LASTING_CHECKPOINT_PAGES: Final = 1_000
 
 _TWICE: Final = "messages still in the queue may be handed over a second time"
 
@@ -189,7 +190,8 @@ def open_database(
     """The store in `folder`, made where there was none. `busy_timeout`: seconds to wait for another's lock.
 
     `synced`: a commit is on the disk when it returns; without it a power cut may take back the last ones, whole, and nothing
-    else. `any_thread`: not only the thread that opens it may use the connection; the caller sees to it that one does at a time.
+    else. `any_thread`: for a process of many threads that lives on: not only the thread that opens it may use the connection;
+    the caller sees to it that one does at a time.
 
     Raises StoreError where it is gone, empty, damaged, of a newer gatepost, locked for too long, not ours to write, or where
     the disk is full. The connection is in autocommit mode: write through `Transaction`. A process that ends soon should leave
@@ -211,7 +213,7 @@ def open_database(
     except (sqlite3.Error, OSError) as error:
         raise _explained(path, error) from error
     try:
-        _prepare(database, path, synced=synced)
+        _prepare(database, path, synced=synced, lasting=any_thread)
         _compare_host_id(database, folder)
     except BaseException as error:
         database.close()
@@ -240,7 +242,7 @@ def _connect(path: str, busy_timeout: float, any_thread: bool = False) -> sqlite
     )
 
 
-def _prepare(database: sqlite3.Connection, path: str, *, synced: bool = True) -> None:
+def _prepare(database: sqlite3.Connection, path: str, *, synced: bool, lasting: bool) -> None:
     """Settings of the connection, and the schema of this version."""
     database.text_factory = _text
     (version,) = database.execute("PRAGMA user_version").fetchone()
@@ -254,7 +256,7 @@ def _prepare(database: sqlite3.Connection, path: str, *, synced: bool = True) ->
     database.execute("PRAGMA journal_mode=WAL")  # in the file already, unless a copy was restored with another
     database.execute(f"PRAGMA synchronous={'FULL' if synced else 'NORMAL'}")
     database.execute("PRAGMA secure_delete=FAST")  # what finish() clears leaves the page that is written anyway
-    database.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES if synced else _UNSYNCED_CHECKPOINT_PAGES}")
+    database.execute(f"PRAGMA wal_autocheckpoint={_LASTING_CHECKPOINT_PAGES if lasting else _CHECKPOINT_PAGES}")
     if version < len(_MIGRATIONS):
         _migrate(database, path)
 

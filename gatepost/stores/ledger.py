@@ -2,8 +2,9 @@
 
 Promises: of all runs that claim one delivery at once exactly one gets it; each claim has a fence, and only the newest fence
 can finish. A message is judged once: when it first passes its limits, here or in `judge`; later claims get that judgement. Of a
-limit of n exactly n pass, however many processes ask. Every method is one short transaction; killed at any point, the ledger is
-as it was before or after it. What `finish` wrote survives a power cut (a ledger opened with `synced`).
+limit of n exactly n pass, however many processes ask. Every method is one short transaction, or a part of one that works run
+`together`; killed at any point, the ledger is as it was before or after it. What `finish` wrote survives a power cut (a ledger
+opened with `synced`).
 Never: an address or a counted key in the clear (keyed hashes only); a decision (gateway and policy take those); a wait for a
 lease.
 """
@@ -17,10 +18,12 @@ from gatepost.value import Value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Any, Final, Literal
 
-    from gatepost.stores.limits import Counter, Window
+    from gatepost.stores.limits import Counter
+
+    _Delete = Callable[[sqlite3.Connection, float, int], object]
 
 __all__ = ["Claim", "Judged", "Ledger", "Limited", "Recorded", "Row"]
 
@@ -106,6 +109,9 @@ class Recorded(Value):
 
 _SELECT: Final = f"SELECT {', '.join(Row._fields)} FROM delivery"  # noqa: S608 our own names
 
+#: The nth newest of a counter's counts in a time.
+_COUNTED: Final = "(SELECT time FROM counted WHERE counter = ? AND time > ? AND time <= ? ORDER BY time DESC LIMIT 1 OFFSET ?)"
+
 #: An open delivery; only a claim that was limited before replaces one.
 _OPEN: Final = (
     "INSERT OR REPLACE INTO delivery (id, queue_id, first_seen, changed, attempts, cannot_take, fence, lease_until,"
@@ -121,6 +127,8 @@ class Ledger:
         """`database`: from `open_database(folder)`. Raises StoreError where it cannot be read."""
         self._path = f"{folder}/{DATABASE}"
         self._database = database
+        #: The transaction that `together` has begun, for methods that would each begin their own.
+        self._joined: _Joined | None = None
         row = fetch(database, self._path, "SELECT host_id, hash_key FROM store")[0]
         #: Random, 32 hexadecimal digits, made with the store: part of every delivery id.
         self.host_id: str = row[0]
@@ -133,6 +141,31 @@ class Ledger:
     ) -> Ledger:  # fmt: skip
         """The ledger in the store folder, made where there was none. Raises StoreError: see `open_database`."""
         return cls(folder, open_database(folder, busy_timeout=busy_timeout, any_thread=any_thread, synced=synced))
+
+    def together(self, works: Iterable[Callable[[Ledger], None]]) -> None:
+        """Runs works that call methods of this ledger, one after the other, in one transaction: one sync for all of them.
+
+        Where one raises, none of them has happened. Raises what it raised, and StoreError.
+        """
+        with Transaction(self._database, self._path) as database:
+            self._joined = _Joined(database)
+            try:
+                for work in works:
+                    work(self)
+                self._joined.delete_old()
+            finally:
+                self._joined = None
+
+    def _transaction(self) -> Transaction | _Joined:
+        """For a method that writes: the one that `together` has begun, or one of its own."""
+        return self._joined or Transaction(self._database, self._path)
+
+    def _delete_old(self, delete: _Delete, before: float, limit: int) -> None:
+        """`limit` old ones at most; those of works together are deleted together."""
+        if self._joined is None:
+            delete(self._database, before, limit)
+        else:
+            self._joined.owe(delete, before, limit)
 
     def claim(
         self,
@@ -159,7 +192,7 @@ class Ledger:
         and first_seen is never later than now. For counts see `_count`.
         """
         key = _key(delivery_id)
-        with Transaction(self._database, self._path) as database:
+        with self._transaction() as database:
             row = database.execute(
                 "SELECT passed, state, outcome, lease_until, first_seen, fence, attempts, cannot_take, judgement"
                 " FROM delivery WHERE id = ?",
@@ -207,7 +240,7 @@ class Ledger:
         """
         known_as, hashed, written = _token(token), self._hash(sender), _utf8(queue_id)
         wanted = [each for each in deliveries if each.wanted]
-        with Transaction(self._database, self._path) as database:
+        with self._transaction() as database:
             limited = [full for each in wanted if (full := self._pass(database, each, written, hashed, now, lease))]
             if limited and len(limited) == len(wanted) and not keep_token:
                 return tuple(limited)
@@ -238,7 +271,8 @@ class Ledger:
         """
         with Transaction(self._database, self._path, writes=False) as database:
             database.execute("SELECT 1 FROM store").fetchone()
-            return _fullest(database, self._asked(counters), now, lease)
+            asked = self._asked(counters)
+            return _fullest(database, asked, now, lease)[0] if asked else None
 
     def recorded(self, token: str) -> Recorded | None:
         """What was recorded of a token; None for one that is not known, or is none. Raises StoreError."""
@@ -277,19 +311,21 @@ class Ledger:
         set back, and is moved to now. So a wrong clock holds mail up for a lease longer than the window, and no flood passes.
         """
         asked = self._asked(counters)
-        for hashed, _ in asked:
-            database.execute(
+        if not asked:
+            return None
+        full, ahead = _fullest(database, asked, now, lease)
+        if ahead:
+            database.executemany(
                 "UPDATE OR REPLACE counted SET until = until - time + ?, time = ? WHERE counter = ? AND time > ?",
-                (now, now, hashed, now + lease),
+                [(now, now, hashed, now + lease) for hashed, _ in asked],
             )
-        full = _fullest(database, asked, now, lease)
         if full:
             return full
-        for hashed, counter in asked:
-            longest = max(seconds for _, seconds in counter.windows)
-            database.execute("INSERT OR REPLACE INTO counted VALUES (?, ?, ?, ?)", (hashed, now, delivery, now + longest))
-        if asked:
-            _prune_counts(database, now, _PRUNE_COUNTS)
+        database.executemany(
+            "INSERT OR REPLACE INTO counted VALUES (?, ?, ?, ?)",
+            [(hashed, now, delivery, now + max(seconds for _, seconds in counter.windows)) for hashed, counter in asked],
+        )
+        self._delete_old(_prune_counts, now, _PRUNE_COUNTS)
         return None
 
     def finish(self, delivery_id: str, fence: int, *, outcome: str, now: float, prune: int = 0, keep: float = 0.0) -> bool:
@@ -300,7 +336,7 @@ class Ledger:
         ago, and so many tokens go in the same transaction.
         """
         key = _key(delivery_id)
-        with Transaction(self._database, self._path) as database:
+        with self._transaction() as database:
             written = database.execute(
                 "UPDATE delivery SET state = 'done', outcome = CAST(? AS TEXT), judgement = '', lease_until = 0, changed = ?"
                 " WHERE id = ? AND fence = ? AND fence > 0 AND state = 'open' AND passed",
@@ -311,7 +347,7 @@ class Ledger:
                     "SELECT 1 FROM delivery WHERE id = ? AND fence = ? AND state = 'done'", (key, fence)
                 ).fetchone() is not None  # fmt: skip
             if prune > 0:
-                _prune(database, now - keep, prune)
+                self._delete_old(_prune, now - keep, prune)
         return True
 
     def release(self, delivery_id: str, fence: int, *, cannot_take: bool = False) -> bool:
@@ -319,7 +355,7 @@ class Ledger:
 
         `cannot_take`: the app said that it cannot take this message; counted. False: the lease was not ours any more.
         """
-        with Transaction(self._database, self._path) as database:
+        with self._transaction() as database:
             written = database.execute(
                 "UPDATE delivery SET lease_until = 0, cannot_take = cannot_take + ?"
                 " WHERE id = ? AND fence = ? AND lease_until > 0",
@@ -347,7 +383,7 @@ class Ledger:
         """
         if limit <= 0:
             return 0
-        with Transaction(self._database, self._path) as database:
+        with self._transaction() as database:
             _prune_counts(database, now, limit)
             return _prune(database, now - keep, limit)
 
@@ -375,6 +411,30 @@ class Ledger:
         return hmac_sha256(self.hash_key, _utf8(f"count\0{counter.name}\0{counter.subject}"))[:_HASH_BYTES]
 
 
+class _Joined:
+    """A part of a transaction that somebody else begins and ends."""
+
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self._database = database
+        self._owed: dict[_Delete, tuple[float, int]] = {}
+
+    def __enter__(self) -> sqlite3.Connection:
+        return self._database
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def owe(self, delete: _Delete, before: float, limit: int) -> None:
+        """So many more are to be deleted at the end."""
+        latest, owed = self._owed.get(delete, (before, 0))
+        self._owed[delete] = max(latest, before), owed + limit
+
+    def delete_old(self) -> None:
+        """Deletes what is owed."""
+        for delete, (before, limit) in self._owed.items():
+            delete(self._database, before, limit)
+
+
 def _claim_again(database: sqlite3.Connection, key: bytes, row: tuple[Any, ...], now: float, lease: float) -> Claim:
     """The claim of a delivery that has passed its limits."""
     _, state, outcome, lease_until, first_seen, fence, attempts, cannot_take, judged = row
@@ -399,39 +459,33 @@ def _claim_again(database: sqlite3.Connection, key: bytes, row: tuple[Any, ...],
 
 def _fullest(
     database: sqlite3.Connection, asked: list[tuple[bytes, Counter]], now: float, lease: float
-) -> tuple[float, str] | None:
-    """Of the windows that are full the one that lasts longest: until when, and which. None: all have room."""
-    full = []
-    for hashed, counter in asked:
-        for window in counter.windows:
-            until = _full_until(database, hashed, window, now, lease)
-            if until is not None:
-                full.append((until, counter.limit(window)))
-    return max(full, default=None)
+) -> tuple[tuple[float, str] | None, bool]:
+    """Of the windows that are full the one that lasts longest: until when, and which; None where all have room. And whether
 
-
-def _full_until(database: sqlite3.Connection, hashed: bytes, window: Window, now: float, lease: float) -> float | None:
-    """When a window that is full has room again: when the oldest of as many counts as it holds leaves it. None: it has room.
-
-    Counts more than a lease ahead stand for now, whether `_count` has moved them yet or not.
+    any count is more than a lease ahead. A window that is full has room again when the oldest of as many counts as it holds
+    leaves it. Counts more than a lease ahead stand for now, whether `_count` has moved them yet or not.
     """
-    count, seconds = window
-    oldest = _nth(database, hashed, now - seconds, _NEVER, count)
-    if oldest is None:
-        return None
-    if oldest > now:
-        near = _nth(database, hashed, now, now + lease, count)
-        oldest = now if near is None else near
-    return oldest + seconds
+    windows = [(hashed, counter, *window) for hashed, counter in asked for window in counter.windows]
+    far = [(hashed, now + lease, _NEVER, 1) for hashed, _ in asked]
+    found = _nth(database, far + [(hashed, now - seconds, _NEVER, count) for hashed, _, count, seconds in windows])
+    ahead, oldest = any(time is not None for time in found[: len(far)]), found[len(far) :]
+    if any(time is not None and time > now for time in oldest):
+        near = _nth(database, [(hashed, now, now + lease, count) for hashed, _, count, _ in windows])
+        ended = [now if soon is None else soon for soon in near]
+        oldest = [soon if time is not None and time > now else time for time, soon in zip(oldest, ended, strict=True)]
+    full = [
+        (time + seconds, counter.limit((count, seconds)))
+        for (_, counter, count, seconds), time in zip(windows, oldest, strict=True)
+        if time is not None
+    ]
+    return max(full, default=None), ahead
 
 
-def _nth(database: sqlite3.Connection, hashed: bytes, after: float, until: float, count: int) -> float | None:
-    """The `count`th newest (from 1) of a counter's counts in a time, or None where there are fewer."""
-    row = database.execute(
-        "SELECT time FROM counted WHERE counter = ? AND time > ? AND time <= ? ORDER BY time DESC LIMIT 1 OFFSET ?",
-        (hashed, after, until, count - 1),
-    ).fetchone()
-    return None if row is None else float(row[0])
+def _nth(database: sqlite3.Connection, wanted: list[tuple[bytes, float, float, int]]) -> list[float | None]:
+    """Of each (counter, after, until, n) the nth newest (from 1) of its counts in that time, None where it has fewer."""
+    values = [value for hashed, after, until, count in wanted for value in (hashed, after, until, count - 1)]
+    found: tuple[float | None, ...] = database.execute(f"SELECT {', '.join([_COUNTED] * len(wanted))}", values).fetchone()
+    return list(found)
 
 
 def _prune_counts(database: sqlite3.Connection, now: float, limit: int) -> None:

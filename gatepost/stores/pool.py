@@ -1,6 +1,7 @@
 """Ledgers for a process of many threads that come and go: a few connections, each used by one thread at a time.
 
-Promises: never more than `most` connections; who waits for one waits `patience` seconds at most. A connection under which
+Promises: never more than `most` connections; who waits for one waits `patience` seconds at most. Threads that wait to write are
+served in their order, several in one transaction with one sync; what one of them raises it gets alone. A connection under which
 anything was raised is closed, not used again. A store that was deleted or restored under the running process is noticed before
 the next use: the file in its place is not the one that is open.
 Never: opens the database but through SQLite, nor keeps a connection over a fork. A process of one thread needs no pool.
@@ -12,7 +13,8 @@ import os
 import sqlite3
 import threading
 import time
-from contextlib import contextmanager, nullcontext, suppress
+from collections import deque
+from contextlib import contextmanager, suppress
 
 from gatepost.errors import StoreError
 from gatepost.stores.database import DATABASE
@@ -21,9 +23,15 @@ from gatepost.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Final, TypeVar
+
+    Result = TypeVar("Result")
 
 __all__ = ["Ledgers"]
+
+#: Works in one transaction: more threads than a process has at work, and few enough that no other process's patience ends.
+_MOST_TOGETHER: Final = 64
 
 
 class _File(Value):
@@ -31,6 +39,35 @@ class _File(Value):
 
     device: int
     inode: int
+
+
+class _Work:
+    """What a thread wants to write, and what came of it."""
+
+    def __init__(self, work: Callable[[Ledger], object]) -> None:
+        self._work = work
+        self._told = threading.Lock()
+        self._told.acquire()
+        #: Its thread is to run all that waits.
+        self.leads = False
+        self.failed = False
+        self.result: object = None
+        #: None once it is committed.
+        self.error: BaseException | None = StoreError("not written")
+
+    def run(self, ledger: Ledger) -> None:
+        """`failed` until it has returned."""
+        self.failed = True
+        self.result = self._work(ledger)
+        self.failed = False
+
+    def tell(self) -> None:
+        """Its thread need not wait any more: it is done with, or leads."""
+        self._told.release()
+
+    def wait(self, patience: float) -> bool:
+        """Until `tell`, `patience` seconds at most; whether that came."""
+        return self._told.acquire(timeout=patience)
 
 
 class Ledgers:
@@ -47,25 +84,99 @@ class Ledgers:
             raise StoreError("this Python's SQLite was built for one thread alone (SQLITE_THREADSAFE=0): install another")
         self._folder = folder
         self._most, self._patience, self._busy_timeout, self._synced = most, patience, busy_timeout, synced
-        self._writer = threading.Lock()
+        self._queueing = threading.Lock()
+        self._works: deque[_Work] = deque()
+        self._writing = False
         self._changed = threading.Condition()
         self._free: list[tuple[Ledger, _File | None]] = []
         self._given = 0
         self._closed = False
 
     @contextmanager
-    def ledger(self, *, writes: bool = False) -> Iterator[Ledger]:
-        """A ledger for this thread alone, until the end of the `with`. One at a time: a second one inside may wait in vain.
+    def ledger(self) -> Iterator[Ledger]:
+        """A ledger to read, for this thread alone, until the end of the `with`; it waits for no writer. One at a time: a second
 
-        `writes`: for a method that writes. The store has one writer at a time; threads that wait for each other here get it in
-        their turn, where SQLite would have each sleep and ask again. Readers wait for no writer.
-
-        Raises StoreError where no turn comes within `patience` seconds, where the store cannot be opened (`open_database`), and
-        after `close`. host_id and hash_key are this ledger's own: a store that was restored meanwhile may have others.
+        one inside may wait in vain. Raises StoreError where none is free within `patience` seconds, where the store cannot be
+        opened (`open_database`), and after `close`. host_id and hash_key are this ledger's own: a store that was restored
+        meanwhile may have others.
         """
-        until = time.monotonic() + self._patience
-        with self._turn(until) if writes else nullcontext(), self._one(until) as ledger:
+        with self._one() as ledger:
             yield ledger
+
+    def write(self, work: Callable[[Ledger], Result]) -> Result:
+        """What `work` returns, once what it wrote is committed. It calls methods of the ledger, and nothing that waits.
+
+        Threads that wait for one that writes are served together afterwards, in their order, in one transaction. So `work` may
+        run in another thread; and once more, where the first time is undone because another work in it failed.
+
+        Raises what `work` raises, and StoreError: where no turn comes within `patience` seconds, and as `ledger` does. What it
+        wanted may be written all the same where the disk does not answer.
+        """
+        mine = _Work(work)
+        with self._queueing:
+            self._works.append(mine)
+            if not self._writing:
+                self._writing = mine.leads = True
+        if not mine.leads:
+            self._wait(mine)
+        if mine.leads:
+            self._lead()
+        if mine.error is not None:
+            raise mine.error
+        return mine.result  # type: ignore[return-value]  # of this work
+
+    def _wait(self, mine: _Work) -> None:
+        """Until it is done with, or leads."""
+        if mine.wait(self._patience):
+            return
+        with self._queueing:
+            if mine in self._works and not mine.leads:
+                self._works.remove(mine)
+                raise StoreError(f"{self._folder}: other threads have been writing to it for {self._patience:g} s")
+        if not mine.wait(self._patience):  # somebody has it in hand
+            raise StoreError(f"{self._folder}: the disk has not answered for {self._patience:g} s")
+
+    def _lead(self) -> None:
+        """Runs the first of those that wait, which is its own, and those behind it; then another leads."""
+        with self._queueing:
+            group = [self._works.popleft()]
+        try:
+            self._run(group, self._joining(group))
+        finally:
+            with self._queueing:
+                self._writing = bool(self._works)
+                if self._works:
+                    self._works[0].leads = True
+                    self._works[0].tell()
+            for each in group:
+                each.tell()
+
+    def _joining(self, group: list[_Work]) -> Iterator[Callable[[Ledger], None]]:
+        """The first of the group, and who waits by the time that those before him have run."""
+        yield group[0].run
+        while len(group) < _MOST_TOGETHER:
+            with self._queueing:
+                if not self._works:
+                    return
+                group.append(self._works.popleft())
+            yield group[-1].run
+
+    def _run(self, group: list[_Work], works: Iterable[Callable[[Ledger], None]]) -> None:
+        """In one transaction; where that fails because of one of them, each in its own."""
+        try:
+            with self._one() as ledger:
+                ledger.together(works)
+            for each in group:
+                each.error = None
+        except BaseException as error:  # noqa: BLE001  # each thread raises its own
+            if len(group) == 1:
+                group[0].error = error
+            elif any(each.failed for each in group):
+                for each in group:
+                    self._run([each], [each.run])
+            else:
+                for each in group:
+                    each.error = StoreError(str(error))
 
     def close(self) -> None:
         """Closes what is free now, and the others when they are given back. No ledger is given out any more."""
@@ -77,17 +188,8 @@ class Ledgers:
             _let_go(ledger)
 
     @contextmanager
-    def _turn(self, until: float) -> Iterator[None]:
-        if not self._writer.acquire(timeout=max(0.0, until - time.monotonic())):
-            raise StoreError(f"{self._folder}: other threads have been writing to it for {self._patience:g} s")
-        try:
-            yield
-        finally:
-            self._writer.release()
-
-    @contextmanager
-    def _one(self, until: float) -> Iterator[Ledger]:
-        ledger, file = self._take(until)
+    def _one(self) -> Iterator[Ledger]:
+        ledger, file = self._take(time.monotonic() + self._patience)
         try:
             yield ledger
         except BaseException:

@@ -12,7 +12,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,8 +22,9 @@ from demo.environment import USER, Environment
 from demo.postfix_instance import PrivatePostfix
 from demo.world import World, new_mail
 from gatepost.stores.database import DATABASE
-from tests.installation import Installation
+from tests.installation import Installation, message
 from tests.integration.conftest import PATIENT, PERSON, Service, given, open_folder, own, post, running_milter, wired
+from tests.integration.warm_host import LMTP, PIPE, SUPPORT, THIN, Host, warm_host
 
 #: Each check has its line there.
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "doctor.md"
@@ -451,6 +452,189 @@ def test_the_probe_sees_what_a_stranger_gets(answering: Wiring, options: dict[st
     answering.postfix.reload()
     assert found["milter-probe"]["status"] == "FAIL", why
     assert reply in found["milter-probe"]["evidence"]
+
+
+# --- the ladder -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """A healthy installation on the thin rung, and its warm process."""
+
+    wiring: Wiring
+    host: Host
+
+    def on(self, transport: str) -> AbstractContextManager[None]:
+        """Another rung, and a configuration that says so."""
+        return changed(self, transport)
+
+    def report(self, *, status: int | None = None) -> list[dict[str, str]]:
+        """Of this instance."""
+        return self.wiring.report("--postfix-config", str(self.host.postfix.config_folder), status=status)
+
+    def check(self, name: str) -> dict[str, str]:
+        """One check."""
+        return next(check for check in self.report() if check["name"] == name)
+
+
+@contextmanager
+def changed(ladder: Ladder, transport: str) -> Iterator[None]:
+    config = ladder.host.made.config
+    before = config.read_text()
+    rung = {PIPE: "pipe", THIN: "thin", LMTP: "lmtp"}[transport]
+    config.write_text(before.replace("wiring: thin", f"wiring: {rung}"))
+    with restored(ladder.wiring):
+        ladder.host.postfix.set(virtual_transport=transport)
+        yield
+    config.write_text(before)
+    ladder.host.postfix.set(virtual_transport=THIN)
+
+
+@pytest.fixture(scope="module")
+def ladder(wheel: Environment) -> Iterator[Ladder]:
+    """Wired as `gatepost postfix` prints it; it has had a message."""
+    with warm_host(wheel, lmtp=", wiring: thin") as host:
+        host.delivered(host.send(SUPPORT, message()))
+        yield Ladder(Wiring(host.made, host.postfix, wheel), host)
+
+
+RUNGS = [
+    (PIPE, "rung pipe: virtual_transport = gatepost:", "not used", "asks nobody there"),
+    (THIN, "rung thin: virtual_transport = gatepost-thin:", "ok", "the warm process answers gatepost"),
+    (LMTP, "rung lmtp: virtual_transport = gatepost-lmtp:unix:gatepost/lmtp.sock", "ok", "the warm process answers postfix"),
+]
+
+
+@pytest.mark.parametrize(("transport", "told", "status", "answers"), RUNGS, ids=["pipe", "thin", "lmtp"])
+def test_each_rung_is_told_and_has_no_fault(ladder: Ladder, transport: str, told: str, status: str, answers: str) -> None:
+    """Climbing and coming down by the one setting: nothing to mend on any rung."""
+    with ladder.on(transport):
+        found = ladder.report(status=0)
+    assert {check["status"] for check in found} == {"ok", "not used"}, found
+    by_name = {check["name"]: check for check in found}
+    assert by_name["postfix-rung"]["evidence"].startswith(told)
+    assert (by_name["lmtp-socket"]["status"], answers in by_name["lmtp-socket"]["evidence"]) == (status, True)
+    assert {name.partition(":")[0] for name in by_name} <= set(re.findall(r"(?m)^\| `([\w-]+)", PAGE.read_text()))
+
+
+LADDER_FAULTS = [
+    pytest.param(THIN, ("master.cf", r"--socket=\S+", "--socket=/nowhere/lmtp.sock"), "postfix-arguments", "FAIL", "/nowhere",
+                 id="another socket"),
+    pytest.param(THIN, ("master.cf", r"--fallback=local", ""), "postfix-arguments", "FAIL", "--fallback", id="no fallback"),
+    pytest.param(THIN, ("master.cf", r"--deadline=12", "--deadline=1200"), "postfix-arguments", "FAIL", "1200", id="a long deadline"),
+    pytest.param(THIN, ("master.cf", r"(?s)(gatepost-thin .*?)--queue-id=\S+", r"\1"), "postfix-arguments", "FAIL", "--queue-id",
+                 id="no queue ID"),
+    pytest.param(THIN, ("master.cf", r" -I -S ", " -S "), "postfix-arguments", "FAIL", "-I", id="no -I"),
+    pytest.param(THIN, ("master.cf", r" -I -S ", " -I "), "postfix-arguments", "warn", "slower", id="no -S"),
+    pytest.param(THIN, ("master.cf", r"(?s)(gatepost-thin .*?)flags=Bq", r"\1flags=q"), "postfix-flags", "FAIL", "cut off",
+                 id="no flag B"),
+    pytest.param(THIN, ("master.cf", r"gatepost-thin_time_limit=42s", "gatepost-thin_time_limit=9s"), "postfix-time-limit", "FAIL",
+                 "9 s", id="a time limit below the deadline"),
+    pytest.param(THIN, ("master.cf", r"(?s)(gatepost-thin .*?)--config=\S+", r"\1--config=/etc/other.yml"), "postfix-config", "FAIL",
+                 "other.yml", id="another configuration"),
+    pytest.param(THIN, main_cf("gatepost-thin_destination_recipient_limit = 50"), "postfix-recipient-limit", "FAIL", "50",
+                 id="50 at once"),
+    pytest.param(THIN, main_cf("virtual_transport = gatepost:"), "postfix-rung", "warn", "lmtp.wiring is thin", id="a rung below"),
+    pytest.param(PIPE, main_cf("virtual_transport = gatepost-lmtp:unix:gatepost/lmtp.sock"), "postfix-rung", "warn",
+                 "lmtp.wiring is pipe", id="a rung above"),
+    pytest.param(THIN, ("main.cf", r"\Z", "defer_transports = gatepost-thin\n"), "postfix-brakes", "FAIL", "gatepost-thin",
+                 id="held back"),
+    pytest.param(LMTP, main_cf("virtual_transport = gatepost-lmtp:unix:gatepost/other.sock"), "postfix-transport", "FAIL",
+                 "other.sock", id="LMTP to another socket"),
+    pytest.param(LMTP, main_cf("gatepost-lmtp_destination_recipient_limit = 50"), "postfix-recipient-limit", "warn", "50",
+                 id="50 at once by LMTP"),
+    pytest.param(LMTP, ("master.cf", r" *-o lmtp_send_xforward_command=yes\n", ""), "postfix-lmtp", "FAIL", "no queue ID",
+                 id="no XFORWARD"),
+    pytest.param(LMTP, ("master.cf", r"lmtp_line_length_limit=0", "lmtp_line_length_limit=998"), "postfix-lmtp", "FAIL", "998",
+                 id="lines broken"),
+    pytest.param(LMTP, ("master.cf", r"lmtp_data_done_timeout=42s", "lmtp_data_done_timeout=12s"), "postfix-lmtp", "warn", "12 s",
+                 id="impatient"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("rung", "change", "name", "status", "says"), LADDER_FAULTS)
+def test_a_fault_on_the_ladder_is_named_first(
+    ladder: Ladder, rung: str, change: tuple[str, str, str], name: str, status: str, says: str
+) -> None:
+    """The first line of the report is the check that the fault belongs to; it says what mends it."""
+    file, expression, replacement = change
+    with ladder.on(rung):
+        text, count = re.subn(expression, replacement, ladder.wiring.file(file).read_text())
+        assert count, change
+        ladder.wiring.file(file).write_text(text)
+        first = ladder.report(status=1 if status == "FAIL" else 0)[0]
+    assert (first["name"], first["status"]) == (name, status), first
+    assert says in first["evidence"]
+    assert first["mend"]
+
+
+ABSENT = [
+    (THIN, "", "warn", "as slowly as without it", "the script does the job"),
+    (THIN, "--fallback=defer", "FAIL", "waits in the queue", "the script defers"),
+    (LMTP, "", "FAIL", "waits in the queue", "Postfix defers"),
+]
+
+
+@pytest.mark.parametrize(("rung", "option", "status", "says"), [row[:4] for row in ABSENT], ids=[row[4] for row in ABSENT])
+def test_a_warm_process_that_is_not_there(ladder: Ladder, rung: str, option: str, status: str, says: str) -> None:
+    """As bad as what becomes of mail meanwhile."""
+    ladder.host.end()
+    try:
+        with ladder.on(rung):
+            if option:
+                file = ladder.wiring.file("master.cf")
+                file.write_text(file.read_text().replace("--fallback=local", option))
+            check = ladder.check("lmtp-socket")
+    finally:
+        ladder.host.start()
+    assert (check["status"], says in check["evidence"]) == (status, True), check
+    assert "gatepost-serve" in check["mend"]
+
+
+def test_a_socket_that_postfix_may_not_reach(ladder: Ladder) -> None:
+    """Root connects anywhere; the child that is Postfix's user does not."""
+    folder = ladder.host.socket.parent
+    folder.chmod(0o700)
+    try:
+        with ladder.on(LMTP):
+            first = ladder.report(status=1)[0]
+    finally:
+        folder.chmod(0o2710)
+    assert (first["name"], first["status"]) == ("lmtp-socket", "FAIL"), first
+    assert "postfix may not connect" in first["evidence"]
+    assert "install -d" in first["mend"]
+
+
+def test_a_peer_that_is_not_named(ladder: Ladder) -> None:
+    """The warm process turns Postfix away."""
+    config = ladder.host.made.config
+    before = config.read_text()
+    config.write_text(before.replace("wiring: thin", "wiring: thin, peers: []"))
+    ladder.host.end()
+    ladder.host.start()
+    try:
+        with ladder.on(LMTP):
+            first = ladder.report(status=1)[0]
+    finally:
+        config.write_text(before)
+        ladder.host.end()
+        ladder.host.start()
+    assert (first["name"], first["status"], "postfix may not deliver" in first["evidence"]) == ("lmtp-socket", "FAIL", True), (
+        first
+    )
+
+
+def test_a_thin_script_whose_configuration_has_no_warm_process(ladder: Ladder) -> None:
+    """Somebody took `lmtp:` out, and left Postfix where it was."""
+    config = ladder.host.made.config
+    before = config.read_text()
+    config.write_text(re.sub(r"(?m)^lmtp:.*\n", "", before))
+    try:
+        found = {check["name"]: check for check in ladder.report(status=1)}
+    finally:
+        config.write_text(before)
+    assert (found["postfix-arguments"]["status"], "--socket" in found["postfix-arguments"]["evidence"]) == ("FAIL", True)
+    assert (found["postfix-rung"]["status"], "no `lmtp:`" in found["postfix-rung"]["evidence"]) == ("warn", True)
 
 
 # --- the demo -------------------------------------------------------------------------------------------------------------

@@ -1,116 +1,30 @@
-"""A real Postfix that speaks LMTP to `gatepost serve`: what it logs, what the app gets, and that both are as with the pipe script.
+"""A real Postfix that speaks LMTP to `gatepost serve`: what it logs, what the app gets, and that both are as on the other rungs.
 
-One store behind both rungs; `virtual_transport` alone tells them apart. Needs root and the package postfix.
+One store behind all rungs; `virtual_transport` alone tells them apart. Needs root and the package postfix.
 """
 
 from __future__ import annotations
 
 import base64
-import json
 import os
 import re
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final
 
 import pytest
 
-from demo.environment import Environment, ensure_user
-from demo.postfix_instance import Delivery, PrivatePostfix, wait_for
-from tests.faulty_app import FaultyApp
-from tests.installation import WEBHOOK_SECRET, Installation, message, webhook
-from tests.integration.conftest import PATIENT, TIMING, Service, given, listens, open_folder, wait_for_empty_queue
-
-PERSON: Final = "person@example.org"
-SUPPORT: Final = "support@in.example.com"
-PIPE, LMTP = "gatepost:", "gatepost-lmtp:unix:gatepost/lmtp.sock"
-
-
-@dataclass
-class Host:
-    """Postfix, the warm process, the app, and the store that both rungs share."""
-
-    postfix: PrivatePostfix
-    app: FaultyApp
-    made: Installation
-    environment: Environment
-    socket: Path
-    process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        """`gatepost serve`, as the user gatepost; returns once it listens."""
-        who = ensure_user()
-        with (self.made.folder / "serve.out").open("ab") as out:
-            self.process = subprocess.Popen(
-                [self.environment.command, "serve", "--config", str(self.made.config)], user=who.pw_uid, group=who.pw_gid,
-                extra_groups=[], cwd="/", env={"PATH": "/usr/bin:/bin", "LANG": "C"}, stdin=subprocess.DEVNULL, stdout=out,
-                stderr=subprocess.STDOUT,
-            )  # fmt: skip
-        wait_for(
-            lambda: self.process is None or self.process.poll() is not None or listens(self.socket), what="the warm process"
-        )
-        assert self.process.poll() is None, (self.made.folder / "serve.out").read_text()
-
-    def end(self, number: int = signal.SIGTERM) -> int:
-        """Ends it by a signal; its status."""
-        if self.process is None:
-            return 0
-        if self.process.poll() is None:
-            self.process.send_signal(number)
-        return self.process.wait(40)
-
-    def workers(self) -> list[int]:
-        """The processes that take messages."""
-        assert self.process is not None
-        return [int(each) for each in Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()]
-
-    def send(self, to: str | list[str], data: bytes, *, sender: str = PERSON) -> str:
-        """One message by SMTP; its queue ID."""
-        sent = self.postfix.send(sender, to, data)
-        assert sent.queue_id, sent
-        return sent.queue_id
-
-    def delivered(self, queue_id: str, count: int = 1) -> list[Delivery]:
-        """Postfix's lines about it."""
-        return self.postfix.wait_delivery(queue_id, count=count)
-
-    def handed(self, queue_id: str) -> list[dict[str, Any]]:
-        """`data` of what the app was sent under this queue ID."""
-        events = [json.loads(request.body) for request in list(self.app.requests)]
-        found = [event["data"] for event in events if event["type"] == "message.received"]
-        return [data for data in found if data["envelope"]["queue_id"] == queue_id]
-
-    def ours(self, queue_id: str) -> list[str]:
-        """Our own lines about it, from `action=` on."""
-        return [line.partition(": action=")[2] for line in self.made.log_lines() if f" {queue_id}: action=" in line]
-
-
-@contextmanager
-def lmtp_host(environment: Environment, options: dict[str, str]) -> Iterator[Host]:
-    """All of it, running."""
-    with open_folder("lmtp") as folder, FaultyApp(secrets=[WEBHOOK_SECRET]) as app:
-        postfix = PrivatePostfix(folder / "instance", options={**PATIENT, **options})
-        socket = postfix.milter_folder("gatepost") / "lmtp.sock"
-        made = given(folder / "made", app=webhook(app.url("mail")), more=f"lmtp: {{socket: 'unix:{socket}'}}\n{TIMING}")
-        service = Service(made=made, python=environment.python, script=environment.pipe_script)
-        postfix.wire(service.fragments(postfix))
-        host = Host(postfix, app, made, environment, socket)
-        try:
-            host.start()
-            with postfix:
-                yield host
-        finally:
-            host.end(signal.SIGKILL)
+from demo.environment import Environment
+from demo.postfix_instance import wait_for
+from tests.installation import message
+from tests.integration.conftest import wait_for_empty_queue
+from tests.integration.warm_host import LMTP, PERSON, PIPE, SUPPORT, THIN, Host, warm_host
 
 
 @pytest.fixture(scope="module")
 def host(tree: Environment) -> Iterator[Host]:
     """As `gatepost postfix` prints it."""
-    with lmtp_host(tree, {}) as made:
+    with warm_host(tree) as made:
         yield made
 
 
@@ -189,16 +103,16 @@ BODIES: list[tuple[str, bytes, str]] = [
 
 
 @pytest.mark.parametrize("data", [row[1] for row in BODIES], ids=[row[0] for row in BODIES])
-def test_raw_is_the_same_on_both_rungs(host: Host, data: bytes) -> None:
-    """The same message through the pipe script and by LMTP: the app gets the same bytes."""
+def test_raw_is_the_same_on_every_rung(host: Host, data: bytes) -> None:
+    """The same message through the pipe script, thin or not, and by LMTP: the app gets the same bytes."""
     found = []
-    for transport in (LMTP, PIPE):
+    for transport in (LMTP, THIN, PIPE):
         host.postfix.set(virtual_transport=transport)
         queue_id = host.send(SUPPORT, b"Date: Sat, 21 Nov 2026 12:00:00 +0000\n" + data)
         (line,) = host.delivered(queue_id)
         assert line.status == "sent", line
         found.append(raw(host, queue_id))
-    assert found[0] == found[1]
+    assert found[0] == found[1] == found[2]
 
 
 #: Without these, what a line of ours says of the same message is the same on both rungs.
@@ -220,16 +134,17 @@ def submitted(host: Host, sender: str, to: str) -> str:
     return wait_for(first, what="a message for support")
 
 
-def test_line_and_envelope_are_the_same_on_both_rungs(host: Host) -> None:
+def test_line_and_envelope_are_the_same_on_every_rung(host: Host) -> None:
     """Size, client, HELO, sender and recipient as Postfix says them, from SMTP and from this host itself; so is Postfix's text."""
     told: dict[str, list[tuple[str, list[str], list[dict[str, str]]]]] = {}
-    for transport in (LMTP, PIPE):
+    for transport in (LMTP, THIN, PIPE):
         host.postfix.set(virtual_transport=transport)
         ids = [
             host.send(SUPPORT, message()),
             host.send(SUPPORT, message(headers="Subject: b\n"), sender=""),
             host.send(SUPPORT.upper(), message(), sender='"a b"@example.org'),
             host.send('"Reply+x y"@in.example.com', message()),
+            host.send(SUPPORT, message(), sender="käy@example.org"),
         ]
         for each in ids:
             host.delivered(each)
@@ -238,10 +153,10 @@ def test_line_and_envelope_are_the_same_on_both_rungs(host: Host) -> None:
         told[transport] = []
         for each in ids:
             (line,) = host.delivered(each)
-            text = re.sub(r"^delivered via gatepost service \((.*)\)$|^250 2\.0\.0 (.*)$", r"\1\2", line.text)
+            text = re.sub(r"^delivered via gatepost(?:-thin)? service \((.*)\)$|^250 2\.0\.0 (.*)$", r"\1\2", line.text)
             envelope = [{**data["envelope"], "queue_id": ""} for data in host.handed(each)]
             told[transport].append((text.partition(" id=")[0], [_OWN.sub("", ours) for ours in host.ours(each)], envelope))
-    assert told[LMTP] == told[PIPE]
+    assert told[LMTP] == told[THIN] == told[PIPE]
     assert [len(ours) for _, ours, _ in told[LMTP]] == [1] * len(told[LMTP])
 
 
@@ -262,22 +177,6 @@ def test_each_recipient_has_its_own_fate(host: Host) -> None:
         assert len([data for data in host.handed(queue_id) if data]) == 4, "two that it refused, two that it took"
     finally:
         host.postfix.set(**{"gatepost-lmtp_destination_recipient_limit": "1"})
-
-
-def test_a_message_that_waited_is_handed_over_once_whichever_rung_it_takes(host: Host) -> None:
-    """Deferred by LMTP, retried by the script: the same delivery id, the second attempt; and the other way round."""
-    for first, second in ((LMTP, PIPE), (PIPE, LMTP)):
-        host.postfix.set(virtual_transport=first)
-        host.app.behaviour = "status/503"
-        queue_id = host.send(SUPPORT, message())
-        assert [line.status for line in host.delivered(queue_id)] == ["deferred"]
-        host.app.behaviour = "ok"
-        host.postfix.set(virtual_transport=second)
-        wait_for_empty_queue(host.postfix, timeout=60)
-        assert [line.status for line in host.delivered(queue_id, 2)] == ["deferred", "sent"]
-        one, two = host.handed(queue_id)
-        assert one == two
-        assert " attempt=2 " in host.ours(queue_id)[-1]
 
 
 def test_without_the_process_mail_waits(host: Host) -> None:
