@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from gatepost.doctor.check import fail, ok, unknown, warn
-from gatepost.doctor.postfix_instance import Instance, words
+from gatepost.doctor.postfix_instance import Instance, PostfixError, words
 from gatepost.doctor.wired import Wired, domains, sample, ways
 from gatepost.mail.address import compile_pattern
 from gatepost.mail.recipient import ROLES, recipient
@@ -176,11 +176,23 @@ def _people(wired: Wired, instance: Instance) -> Verdict:
             return fail(f"{address}: no alias in virtual_alias_maps ({tables or 'empty'}): a person must get it", mend)
         if found.rpartition("@")[2].lower() in ours:
             return fail(f"{address} goes to {found}, an address of a route's domain: no person gets it", mend)
-    origin = instance.parameter("myorigin")
+    origin = _origin(instance)
     alias = instance.look_up(tables, f"postmaster@{origin}", "postmaster")
     if not alias and not instance.lists(instance.parameter("mydestination"), origin):
         return warn(f"bare postmaster (postmaster@{origin}) has no alias and is no local user: bounced later", mend)
     return ok(f"postmaster and abuse go to {found}")
+
+
+def _origin(instance: Instance) -> str:
+    """myorigin; Debian's Postfix takes a path for a file whose first line is the name (/etc/mailname)."""
+    origin = instance.parameter("myorigin")
+    if not origin.startswith("/"):
+        return origin
+    try:
+        with open(origin, encoding="utf-8") as file:
+            return file.readline().strip()
+    except OSError as error:
+        raise PostfixError(f"myorigin = {origin}: {error.strerror}") from error
 
 
 def _relay(instance: Instance) -> Verdict:

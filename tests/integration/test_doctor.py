@@ -211,6 +211,22 @@ def test_a_planted_fault_is_named_first(
     assert first["mend"]
 
 
+@pytest.mark.parametrize(("content", "status"), [("mx.example.com\n", "ok"), ("elsewhere.example.org\n", "warn")])
+def test_myorigin_may_be_a_file(wiring: Wiring, content: str, status: str) -> None:
+    """Debian's way: `myorigin = /etc/mailname`. The name that stands there is the one that a bare postmaster gets."""
+    name = wiring.made.folder / "mailname"
+    name.write_text(content)
+    with restored(wiring):
+        file = wiring.file("main.cf")
+        file.write_text(re.sub(r"(?m)^myorigin = .*", f"myorigin = {name}", file.read_text()))
+        file = wiring.file("aliases.regexp")  # an alias of the bare name would do for both
+        assert file.read_text().count("))?$/") == 1
+        file.write_text(file.read_text().replace("))?$/", "))$/"))
+        found = wiring.report("--postfix-config", str(wiring.postfix.config_folder), status=0)
+    (people,) = [check for check in found if check["name"] == "postfix-people"]
+    assert people["status"] == status, people
+
+
 # --- files of other users -------------------------------------------------------------------------------------------------
 
 
