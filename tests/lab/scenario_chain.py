@@ -41,6 +41,9 @@ def chain(course: Course) -> None:
         course.expect(f"{what}: hops that FAIL", [name for name in _HOPS if found.get(name) == "FAIL"], [hop])
         milter = [name for name, status in found.items() if name.startswith("milter") and status == "FAIL"]
         course.expect(f"{what}: the milter's own checks FAIL", bool(milter), what == "the milter stopped")
+    mx1 = course.world.guest("mx1")
+    mx1.run("postqueue", "-f")
+    wait_for(lambda: course.post.queue("mx1") == 0, what="the probe that waited for the app")
 
 
 def _asked(course: Course) -> dict[str, str]:

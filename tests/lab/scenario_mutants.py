@@ -91,7 +91,7 @@ _MUTANTS: Final = (
              ("gatepost/masking.py", 'if len(hidden) > 2 * _KEY_SHOWN else ""', "")),
             _keys, f"{_HOST}: lines of ours with a whole key"),
     _Mutant("an open relay",
-            (("postfix/main.cf", "smtpd_relay_restrictions = reject_unauth_destination", "smtpd_relay_restrictions = permit"),), _relay, "RCPT TO:<x@example.org> at"),
+            (("postfix/main.cf", "smtpd_relay_restrictions = reject_unauth_destination", "smtpd_relay_restrictions = check_client_access static:OK, reject_unauth_destination"),), _relay, "RCPT TO:<x@example.org> at"),
 )  # fmt: skip
 
 

@@ -75,7 +75,7 @@ def update(course: Course) -> None:
     """Under load: a new release comes into use; a broken one and a broken variable do not; then all is counted."""
     new, broken = copy_tree(course.world.places, "new"), copy_tree(course.world.places, "broken")
     change(new, "gatepost/__init__.py", '"""', '"""A new release. ')
-    change(broken, "filter/gatepost_filter/pipe.py", "from __future__ import annotations\n", "from __future__ import annotations\n\nimport no_such_module\n")
+    change(broken, "filter/gatepost_filter/pipe.py", "import posix\n", "import no_such_module\nimport posix\n")
     with _Load(course) as load:
         before = _in_force(course)
         _play(course, new, 0)
