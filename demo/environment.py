@@ -8,6 +8,7 @@ Never: changes a user that exists; uses the network where .cache/wheels (made by
 from __future__ import annotations
 
 import compileall
+import fcntl
 import os
 import pwd
 import shutil
@@ -49,25 +50,16 @@ class Environment:
 
 def ensure_user(name: str = USER) -> pwd.struct_passwd:
     """The system user, made if it is missing: no home, no shell, a group of its own. Root only."""
+    lock = os.open(CHECKOUT, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # of two processes that need it at once, one makes it
         return pwd.getpwnam(name)
     except KeyError:
-        _run(
-            [
-                "useradd",
-                "--system",
-                "--user-group",
-                "--no-create-home",
-                "--home-dir",
-                "/nonexistent",
-                "--shell",
-                "/usr/sbin/nologin",
-                "--comment",
-                "gatepost mail gateway",
-                name,
-            ]
-        )
+        home = ["--no-create-home", "--home-dir", "/nonexistent", "--shell", "/usr/sbin/nologin"]
+        _run(["useradd", "--system", "--user-group", *home, "--comment", "gatepost mail gateway", name])
         return pwd.getpwnam(name)
+    finally:
+        os.close(lock)
 
 
 def run_as(
