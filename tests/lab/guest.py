@@ -140,6 +140,20 @@ class Guest:
         """Whether its exit status is 0."""
         return subprocess.run(self.inside(*command), capture_output=True, check=False, timeout=60).returncode == 0
 
+    def stop_unit(self, unit: str, port: int = 0) -> None:
+        """Stops it, and waits until nobody listens at the port: Debian's postfix.service is over before its master is."""
+        self.run("systemctl", "stop", unit)
+        wait_for(lambda: not (port and self.listens(port)), timeout=_BOOT, what=f"{self.name}'s {unit} to be over")
+
+    def start_unit(self, unit: str, port: int = 0) -> None:
+        """Starts it, and waits until somebody listens at the port."""
+        self.run("systemctl", "start", unit)
+        wait_for(lambda: not port or self.listens(port), timeout=_BOOT, what=f"{self.name}'s {unit} to listen")
+
+    def listens(self, port: int) -> bool:
+        """Whether anybody does."""
+        return bool(self.run("ss", "-Hltn", f"sport = :{port}").strip())
+
     def read(self, path: str) -> str:
         """A file of the host; empty where there is none."""
         return self.try_run("sh", "-c", f"cat -- {path} 2>/dev/null")

@@ -34,6 +34,8 @@ REPLIES: Final = f"reply+%{{key}}@{HOST_DOMAIN}"
 SUPPORT: Final = f"support@{HOST_DOMAIN}"
 #: Seconds for mail to get where it should be; a stranger's server tries again every 2.
 _ARRIVES: Final = 60.0
+#: Seconds between two looks.
+_LOOK: Final = 0.2
 _QUEUED: Final = re.compile(r": (?P<queue_id>\w+): message-id=(?P<message_id><[^>]*>)")
 _STATUS: Final = re.compile(
     r": (?P<queue_id>\w+): to=<(?P<recipient>.*?)>,.*? relay=(?P<relay>[^,]+),.*? dsn=(?P<dsn>[\d.]+), status=(?P<status>\w+) \((?P<text>.*)\)$"
@@ -123,6 +125,13 @@ class Post:
         """Messages that wait there."""
         return len(self._world.guest(host).run("postqueue", "-j").splitlines())
 
+    def worked_off(self, host: str) -> bool:
+        """Whether nothing waits there; what does is tried again."""
+        if self.queue(host) == 0:
+            return True
+        self._world.guest(host).run("postqueue", "-f")
+        return False
+
     # --- what became of it ------------------------------------------------------------------------------------------------
 
     def log(self, host: str, *, since: str = "") -> list[str]:
@@ -173,7 +182,7 @@ class Post:
         """The same, once each is there; what is there when the time is over."""
         end = time.monotonic() + timeout
         while len(found := self.arrivals(mails)) < len(mails) and time.monotonic() < end:
-            time.sleep(0.2)
+            time.sleep(_LOOK)
         return found
 
     def kept(self, message_id: str) -> bytes:

@@ -31,19 +31,17 @@ def chain(course: Course) -> None:
     course.expect("a finished host: FAILs", [name for name, status in found.items() if status == "FAIL"], [])
     for what, hop, broken in (
         ("MX elsewhere", f"chain-mx:{HOST_DOMAIN}", _mx_elsewhere(course)),
-        ("Postfix stopped", "chain-port", _stopped(course, "mx1", "postfix")),
+        ("Postfix stopped", "chain-port", _stopped(course, "mx1", "postfix", 25)),
         # Nothing is taken then, a bad key is not even asked for; the checks of the milter itself say why.
         ("the milter stopped", "chain-probe", _stopped(course, "mx1", "gatepost-milter")),
-        ("the app stopped", "chain-probe", _stopped(course, "app", "app")),
+        ("the app stopped", "chain-probe", _stopped(course, "app", "app", 443)),
     ):
         with broken:
             found = _asked(course)
         course.expect(f"{what}: hops that FAIL", [name for name in _HOPS if found.get(name) == "FAIL"], [hop])
         milter = [name for name, status in found.items() if name.startswith("milter") and status == "FAIL"]
         course.expect(f"{what}: the milter's own checks FAIL", bool(milter), what == "the milter stopped")
-    mx1 = course.world.guest("mx1")
-    mx1.run("postqueue", "-f")
-    wait_for(lambda: course.post.queue("mx1") == 0, what="the probe that waited for the app")
+    wait_for(lambda: course.post.worked_off("mx1"), timeout=240, what="the probe that waited for the app")
 
 
 def _asked(course: Course) -> dict[str, str]:
@@ -52,14 +50,13 @@ def _asked(course: Course) -> dict[str, str]:
 
 
 @contextmanager
-def _stopped(course: Course, host: str, unit: str) -> Iterator[None]:
+def _stopped(course: Course, host: str, unit: str, port: int = 0) -> Iterator[None]:
     guest = course.world.guest(host)
-    guest.run("systemctl", "stop", unit)
+    guest.stop_unit(unit, port)
     try:
         yield
     finally:
-        guest.run("systemctl", "start", unit)
-        wait_for(lambda: guest.succeeds("systemctl", "is-active", unit), what=f"{unit} on {host}")
+        guest.start_unit(unit, port)
 
 
 @contextmanager

@@ -34,18 +34,18 @@ def outage(course: Course) -> None:
     sent += _phase(course, "mx1's port 25 closed", {"mx2"})
     mx1.run("nft", "delete", "table", "inet", "shut")
 
-    mx1.run("systemctl", "stop", "postfix")
+    mx1.stop_unit("postfix", 25)
     sent += _phase(course, "mx1's Postfix stopped", {"mx2"})
 
-    mx2.run("systemctl", "stop", "postfix")
+    mx2.stop_unit("postfix", 25)
     waiting = _mails(course)
     course.post.send(*waiting)
     for mail in waiting:
         wait_for(lambda mail=mail: course.post.fates(mail), what="a first attempt")  # type: ignore[misc]
     course.expect("both stopped: statuses", {each.status for mail in waiting for each in course.post.fates(mail)}, {"deferred"})
     course.expect("both stopped: messages in sender's queue", course.post.queue(), _MESSAGES)
-    mx1.run("systemctl", "start", "postfix")
-    mx2.run("systemctl", "start", "postfix")
+    mx1.start_unit("postfix", 25)
+    mx2.start_unit("postfix", 25)
     course.post.flush()
     course.expect("both back: copies at the app", sorted(course.post.wait_arrivals(waiting).values()), [1] * _MESSAGES)
     sent += waiting
