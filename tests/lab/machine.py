@@ -50,8 +50,8 @@ def run(
     return text
 
 
-def wait_for(look: Callable[[], _T], *, timeout: float = 30.0, what: str) -> _T:
-    """The first result of `look` that counts as true, tried until `timeout` seconds have passed; then LabError."""
+def wait_for(look: Callable[[], _T], *, timeout: float = 30.0, every: float = _POLL, what: str) -> _T:
+    """The first result of `look` that counts as true, tried `every` so many seconds until `timeout` have passed; then LabError."""
     end = time.monotonic() + timeout
     while True:
         result = look()
@@ -59,7 +59,7 @@ def wait_for(look: Callable[[], _T], *, timeout: float = 30.0, what: str) -> _T:
             return result
         if time.monotonic() > end:
             raise LabError(f"waited {timeout:g} s for {what}")
-        time.sleep(_POLL)
+        time.sleep(every)
 
 
 def cgroup_roots() -> list[Path]:

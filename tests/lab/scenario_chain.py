@@ -41,7 +41,7 @@ def chain(course: Course) -> None:
         course.expect(f"{what}: hops that FAIL", [name for name in _HOPS if found.get(name) == "FAIL"], [hop])
         milter = [name for name, status in found.items() if name.startswith("milter") and status == "FAIL"]
         course.expect(f"{what}: the milter's own checks FAIL", bool(milter), what == "the milter stopped")
-    wait_for(lambda: course.post.worked_off("mx1"), timeout=240, what="the probe that waited for the app")
+    wait_for(lambda: course.post.worked_off("mx1"), timeout=240, every=2, what="the probe that waited for the app")
 
 
 def _asked(course: Course) -> dict[str, str]:
