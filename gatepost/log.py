@@ -54,14 +54,19 @@ def _escape(character: str) -> str:
     return "\\" + character if character in '"\\' else f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
-#: Held back for one line, in a process that lives on: without it nothing could be said of descriptors used up.
-_spare: list[int] = []
+#: A descriptor of the log itself, by destination, for when there is no other to be had.
+_spare: dict[str, int] = {}
 
 
-def keep_spare() -> None:
-    """From now on, in this process and those that it forks, a line can be written when no descriptor is left."""
-    if not _spare:
-        _spare.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+def keep_spare(to: str) -> None:
+    """From now on, in this process and those that it forks, a line gets into this log where no descriptor is left.
+
+    Into the file that it is now: what logrotate moves away meanwhile gets such a line after all.
+    """
+    try:
+        _spare[to] = _opened(to)
+    except OSError:  # a log that cannot be written now: nothing is spared
+        return
 
 
 def write(text: str, to: str, *, error: bool = False) -> None:
@@ -70,55 +75,56 @@ def write(text: str, to: str, *, error: bool = False) -> None:
     What cannot be written at once is given up: a message must not wait for a log, and neither may a deadline.
     """
     try:
-        _write(text, to, error=error)
-    except OSError as fault:
-        if fault.errno == errno.EMFILE:
-            _write_by_spare(text, to, error=error)
-
-
-def _write(text: str, to: str, *, error: bool) -> None:
-    if to == "syslog":
-        _to_syslog(text, error=error)
-        return
-    try:
-        _to_file(text, to)
-    except OSError as fault:
-        _to_syslog(f"{text} log_fault={_value(f'{to}: {fault.strerror}')}", error=True)
-
-
-def _write_by_spare(text: str, to: str, *, error: bool) -> None:
-    """Another thread may be quicker to take what is free for a moment: then the line is given up after all."""
-    try:
-        os.close(_spare.pop())
-        _write(text, to, error=error)
-        keep_spare()
-    except (OSError, IndexError):
+        if to == "syslog":
+            _to_syslog(text, error=error)
+            return
+        try:
+            _to_file(text, to)
+        except OSError as fault:
+            _to_syslog(f"{text} log_fault={_value(f'{to}: {fault.strerror}')}", error=True)
+    except OSError:
         return
 
 
 def _to_file(text: str, path: str) -> None:
     stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    entry = f"{stamp} gatepost[{os.getpid()}]: {text}\n".encode("ascii", "backslashreplace")
-    # O_APPEND and one write: lines of runs in parallel do not mix. O_NONBLOCK: a FIFO without a reader is an error, not a wait.
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-    file = os.open(path, flags, 0o640)
-    try:
-        os.write(file, entry)
-    finally:
-        os.close(file)
+    _put(f"{stamp} gatepost[{os.getpid()}]: {text}\n", path)
 
 
 def _to_syslog(text: str, *, error: bool) -> None:
     """A datagram as syslog(3) sends it (RFC 3164 4.1), but without its wait for a reader that does not read."""
-    import _socket
-
     severity = 3 if error else 6  # RFC 3164 4.1.1: error, informational
     stamp = time.strftime("%b %e %H:%M:%S", time.localtime())
-    packet = f"<{_MAIL * 8 + severity}>{stamp} gatepost[{os.getpid()}]: {text}".encode("ascii", "backslashreplace")
+    _put(f"<{_MAIL * 8 + severity}>{stamp} gatepost[{os.getpid()}]: {text}", "syslog")
+
+
+def _put(entry: str, to: str) -> None:
+    """One write, whole: lines of runs in parallel do not mix."""
+    octets = entry.encode("ascii", "backslashreplace")
+    try:
+        log = _opened(to)
+    except OSError as fault:
+        if fault.errno not in (errno.EMFILE, errno.ENFILE) or to not in _spare:
+            raise
+        os.write(_spare[to], octets)
+        return
+    try:
+        os.write(log, octets)
+    finally:
+        os.close(log)
+
+
+def _opened(to: str) -> int:
+    """A descriptor of the file, or of a socket that syslog reads; neither ever waits."""
+    if to != "syslog":
+        # O_NONBLOCK: a FIFO without a reader is an error, not a wait.
+        return os.open(to, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o640)
+    import _socket
+
     sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM)
     try:
         sock.setblocking(False)
         sock.connect(_SOCKET)
-        sock.send(packet)
+        return sock.detach()
     finally:
         sock.close()

@@ -425,6 +425,7 @@ def test_copied_back_less_often(pooled: Pools, store: Path) -> None:
     """A process that lives on copies the log back every 1,000 pages; the pipe script's, which the next has to read, every 100."""
     with pooled().ledger() as lasting:
         assert lasting._database.execute("PRAGMA wal_autocheckpoint").fetchone() == (1_000,)
+        assert lasting._database.execute("PRAGMA cache_size").fetchone() == (-500,)
     ledger = Ledger.open(str(store))
     assert ledger._database.execute("PRAGMA wal_autocheckpoint").fetchone() == (100,)
     ledger.close()

@@ -240,6 +240,8 @@ def test_octets_in_flight_are_bounded() -> None:
                 assert one.replies(1)[0].startswith("250 ")
                 said = two.message(PERSON, [SUPPORT], message(size=3_000_000), queue_id=queue_id(2), size=3_000_000)
                 assert said[0].startswith("250 "), "larger than all of the room: alone"
+                said = two.message(PERSON, [SUPPORT], message(body="\n" * 700_000), queue_id=queue_id(4), size=700_000)
+                assert said[0].startswith("250 "), "grows beyond all of the room: alone, too"
         finally:
             it.stop()
 
@@ -301,6 +303,26 @@ def test_the_end_finishes_what_is_in_flight(fresh: Serving, number: int) -> None
         assert fresh.status() == 0
     assert not fresh.path.exists()
     assert "lmtp: state=ended" in fresh.made.log_lines()[-1]
+
+
+def take_its_place(path: Path) -> None:
+    """Another socket, which is somebody else's."""
+    path.unlink()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
+        other.bind(str(path))
+
+
+@pytest.mark.parametrize("remove", [Path.unlink, take_its_place], ids=["removed", "replaced"])
+def test_it_ends_where_nobody_can_find_it(fresh: Serving, remove: Callable[[Path], None]) -> None:
+    """What is in flight is finished; the status lets systemd start it anew. Else Postfix would defer until it bounces."""
+    fresh.start(change=_SLOW.format(1))
+    with fresh.client() as busy:
+        begin(busy, [SUPPORT])
+        remove(fresh.path)
+        assert busy.replies(1)[0].startswith("250 2.0.0 accepted")
+        assert fresh.status() == 1
+    assert any("is not our socket any more" in line for line in fresh.made.log_lines())
+    assert fresh.path.exists() == (remove is take_its_place)
 
 
 def test_the_end_defers_what_takes_too_long(fresh: Serving) -> None:

@@ -85,11 +85,11 @@ def test_a_fifo_without_a_reader_is_no_wait(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_descriptors_used_up_can_be_told(tmp_path: Path) -> None:
-    """A process that lives on holds one descriptor back: a line can be written with none left, and the next one too."""
+    """A process that lives on keeps the log's own descriptor: a line can be written with none left, and the next one too."""
     used = (
         "import os, resource\n"
         "from gatepost import log\n"
-        "log.keep_spare()\n"
+        f"log.keep_spare({str(tmp_path / 'log')!r})\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (30, 30))\n"
         "try:\n"
         "    while True: os.dup(0)\n"

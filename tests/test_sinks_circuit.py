@@ -12,7 +12,7 @@ import pytest
 from gatepost.settings import Sink
 from gatepost.sinks import circuit as module
 from gatepost.sinks import deliver
-from gatepost.sinks.circuit import FAILURES, FIRST, LONGEST, Circuit
+from gatepost.sinks.circuit import FAILURES, FIRST, LONGEST, WAIT, Circuit
 from gatepost.sinks.delivery import Outcome
 from tests.faulty_app import FaultyApp
 from tests.lmtp_host import wait_for
@@ -174,6 +174,37 @@ def test_who_began_before_the_opening_changes_no_pause() -> None:
     tried.clock.time += 2 * FIRST
     assert tried.send() == TAKEN
     tried.send(TAKEN, tried.open)
+    assert tried.circuit.opened is None
+
+
+def test_a_trial_that_hangs_is_none_once_another_was_answered() -> None:
+    """What was under way when it opened closes it again. When it opens anew, the next trial need not wait for the old one's end;
+
+    and that end does not let a second one in beside it.
+    """
+    tried = Tried()
+    hangs = threading.Event()
+    old = threading.Thread(target=lambda: tried.send(GONE, hangs.wait))
+
+    def open_and_try() -> None:
+        tried.open()
+        tried.clock.time += FIRST
+        old.start()
+        wait_for(lambda: tried.count == FAILURES + 2, "the trial")
+        tried.clock.time += 1
+
+    tried.send(TAKEN, open_and_try)
+    assert tried.circuit.opened is None
+    tried.open()
+    tried.clock.time += FIRST
+
+    def end_the_old_one() -> None:
+        hangs.set()
+        old.join(60)
+        tried.clock.time += WAIT
+        assert tried.send().detail.startswith("left alone")
+
+    assert tried.send(TAKEN, end_the_old_one) == TAKEN
     assert tried.circuit.opened is None
 
 

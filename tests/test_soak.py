@@ -143,6 +143,9 @@ def test_what_the_ledger_could_not_be_told_is_no_fault() -> None:
     """A full disk after the hand-over: acknowledged all the same, and our log says so."""
     untold = line("", "store-unavailable", detail="has it, but the ledger could not be told: disk is full")
     assert judged(copy(), evidence(take(), ACCEPT, untold, delivery(), state="open")).faults == []
+    made = judged(copy(), evidence(take(), take(at=101), ACCEPT, untold, delivery()))  # and Postfix was stopped meanwhile
+    assert made.faults == []
+    assert sum(made.twice.values()) == 1
 
 
 def test_letters_are_the_same_for_the_same_seed() -> None:

@@ -285,8 +285,9 @@ class Connection:
         fits = True
         while (rest := content.feed(piece)) is None:
             while fits and taken < min(content.size, self._shared.most_octets):
-                fits = room.enter_context(self._shared.octets.taken(taken, _PATIENCE))
-                taken *= 2
+                more = min(taken, self._shared.most_octets - taken)  # all of the room is enough, and more it never gets
+                fits = room.enter_context(self._shared.octets.taken(more, _PATIENCE))
+                taken += more
                 if not fits:
                     content.drop()
             piece = self._piece()

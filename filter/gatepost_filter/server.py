@@ -2,8 +2,8 @@
 
 Promises: a worker that dies is replaced, one that gives no sign of life is killed and replaced; the socket stays open
 meanwhile, and who connects waits. After SIGTERM or SIGINT no client is taken, messages in flight are finished or deferred, and
-the status is 0. After SIGHUP the configuration is read anew: a valid one is in force for the next message, a wrong one changes
-nothing and is told. A worker does not outlive this process.
+the status is 0; where its socket was removed it ends the same way, with 1. After SIGHUP the configuration is read anew: a valid
+one is in force for the next message, a wrong one changes nothing and is told. A worker does not outlive this process.
 Never: runs as root; touches a message itself; has a thread (it forks).
 """
 
@@ -96,14 +96,15 @@ class _Master:
         listener, ours = (given, None) if given is not None else self._listen()
         for name in _NEEDED:
             importlib.import_module(name)
-        log.keep_spare()
+        log.keep_spare(log.destination(self._current.settings))
         gc.collect()
         gc.freeze()  # what the workers share stays shared
         place = listener.getsockname() or "?"
         self._note("listening", socket=f"unix:{place}", workers=self._lmtp.workers)
-        while not self._turn(ear, listener):
+        while not (ended := self._turn(ear, listener)) and not self._is_gone(ours):
             pass
-        return self._end(listener, ours)
+        self._end(listener, ours)
+        return 0 if ended else 1
 
     def _listen(self) -> tuple[socket.socket, tuple[int, int] | None]:
         with endpoint.clear(self._endpoint):
@@ -117,6 +118,18 @@ class _Master:
             finally:
                 os.umask(before)
             return listener, endpoint.identity(self._endpoint)
+
+    def _is_gone(self, ours: tuple[int, int] | None) -> bool:
+        """Whether somebody has removed the socket, or has put his own in its place: nobody would ever find us again."""
+        try:
+            gone = ours is not None and endpoint.identity(self._endpoint) != ours
+        except FileNotFoundError:
+            gone = True
+        except OSError:  # it may be there, and Postfix may see it
+            return False
+        if gone:
+            self._note("trouble", detail=f"{self._endpoint.path}: is not our socket any more: start anew", error=True)
+        return gone
 
     # -- workers
 
@@ -229,7 +242,7 @@ class _Master:
         for name in _only_at_start(self._lmtp, new):
             self._note("configuration", detail=f"lmtp.{name} is {getattr(new, name)} now: restart for that", error=True)
 
-    def _end(self, listener: socket.socket, ours: tuple[int, int] | None) -> int:
+    def _end(self, listener: socket.socket, ours: tuple[int, int] | None) -> None:
         systemd.tell("STOPPING=1")
         endpoint.remove(self._endpoint, ours)
         listener.close()
@@ -243,7 +256,6 @@ class _Master:
         self._signal(signal.SIGKILL)
         self._note("ended", killed=killed or "", error=killed > 0)
         sys.stdout.flush()
-        return 0
 
     def _signal(self, number: int) -> None:
         for pid in self._children:

@@ -101,9 +101,8 @@ class Circuit:
     def _leave(self, attempt: _Attempt, outcome: Outcome | None) -> None:
         with self._changed:
             before = self._opened
-            if attempt.trial:
-                self._trial = None
-                self._changed.notify_all()
+            if attempt is self._trial:
+                self._end_trial()
             if outcome is not None and not outcome.gone:
                 self._close()
             elif outcome is not None and attempt.began >= self._answered:
@@ -112,9 +111,15 @@ class Circuit:
         if turned:
             self._tell()
 
+    def _end_trial(self) -> None:
+        self._trial = None
+        self._changed.notify_all()
+
     def _close(self) -> None:
+        """It may be another's answer: a trial that still hangs is none any more, and keeps nobody from the next."""
         self._failures, self._opened, self._pause = 0, None, FIRST
         self._answered = self._now()
+        self._end_trial()
 
     def _count(self, attempt: _Attempt, reason: str) -> None:
         """One more failure; those that began before the opening change nothing."""

@@ -168,6 +168,8 @@ def _taken_again(id_: str, takes: list[Take], evidence: Evidence, ended_at: list
             why["the app was cut off"] += 1
         elif any(take.at - _APART <= at <= min(after.at, take.at + _LONGEST_RUN) for at in ended_at):
             why["we were killed before the ledger had it"] += 1
+        elif _untold(id_, evidence):
+            why["the ledger could not be told, and Postfix did not hear of it"] += 1
         else:
             faults.append(f"handed over twice, and nobody was killed: {name}")
     accepted = [line for line in evidence.lines_of(id_) if line.fields.get("action") == "accept" and "again" not in line.fields]
