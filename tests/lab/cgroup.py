@@ -41,4 +41,3 @@ def end_cgroup(name: str) -> None:
             for folder, _, _ in os.walk(root / name, topdown=False):
                 with suppress(OSError):
                     os.rmdir(folder)
-

@@ -33,7 +33,8 @@ VENV: Final = CHECKOUT / ".lab-venv"
 #: Seconds for one playbook.
 _PLAYBOOK: Final = 420.0
 _RECAP: Final = re.compile(
-    r"^(?P<host>\S+)\s+: ok=(?P<ok>\d+)\s+changed=(?P<changed>\d+)\s+unreachable=(?P<unreachable>\d+)\s+failed=(?P<failed>\d+)", re.MULTILINE
+    r"^(?P<host>\S+)\s+: ok=(?P<ok>\d+)\s+changed=(?P<changed>\d+)\s+unreachable=(?P<unreachable>\d+)\s+failed=(?P<failed>\d+)",
+    re.MULTILINE,
 )
 
 
@@ -94,7 +95,10 @@ class Controller:
         status, output = self.run(command)
         with (self.places.folder / "ansible.log").open("a") as log:
             log.write(f"$ {shlex.join(command)}\n{output}\n")
-        recaps = {m["host"]: Recap(*(int(m[name]) for name in ("ok", "changed", "unreachable", "failed"))) for m in _RECAP.finditer(output)}
+        recaps = {
+            m["host"]: Recap(*(int(m[name]) for name in ("ok", "changed", "unreachable", "failed")))
+            for m in _RECAP.finditer(output)
+        }
         return Played(status, output, recaps)
 
     def converge(self, hosts: Sequence[str], *arguments: str, variables: Mapping[str, Any] | None = None) -> Played:

@@ -121,7 +121,11 @@ def play(places: Places, arguments: list[str], *, stays: bool = False) -> int:
             _tell(scenario, verdict, time.monotonic() - began)
             good += not verdict.wrong
         if good < len(chosen):
-            kept = shutil.copy(places.folder / "ansible.log", f"/var/tmp/{places.name}-ansible.log") if (places.folder / "ansible.log").exists() else ""
+            kept = (
+                shutil.copy(places.folder / "ansible.log", f"/var/tmp/{places.name}-ansible.log")
+                if (places.folder / "ansible.log").exists()
+                else ""
+            )
             _say(f"lab: Ansible's words are in {kept}" if kept else "lab: Ansible was not asked")
     finally:
         if not stays:
@@ -132,7 +136,9 @@ def play(places: Places, arguments: list[str], *, stays: bool = False) -> int:
 
 
 def _tell(scenario: Scenario, verdict: Verdict, seconds: float) -> None:
-    _say(f"{'ok  ' if not verdict.wrong else 'BAD '} {scenario.name:<12} {verdict.figures:>3} figures {seconds:>4.0f} s  {scenario.title}")
+    _say(
+        f"{'ok  ' if not verdict.wrong else 'BAD '} {scenario.name:<12} {verdict.figures:>3} figures {seconds:>4.0f} s  {scenario.title}"
+    )
     for line in verdict.notes:
         _say(f"        {line}")
     for line in verdict.wrong:

@@ -21,7 +21,18 @@ if TYPE_CHECKING:
 
     from tests.lab.places import Places
 
-__all__ = ["APP_NAME", "FILLS", "OWN", "PERSON", "STRANGER", "TSIG_NAME", "make_authority", "make_secrets", "read_secrets", "variables"]
+__all__ = [
+    "APP_NAME",
+    "FILLS",
+    "OWN",
+    "PERSON",
+    "STRANGER",
+    "TSIG_NAME",
+    "make_authority",
+    "make_secrets",
+    "read_secrets",
+    "variables",
+]
 
 #: The hosts that the lab makes itself, in the order in which they start.
 OWN: Final = ("dns", "app", "sender")
@@ -96,7 +107,9 @@ def _dns(places: Places, root: Path) -> None:
         file = folder / f"{name}.zone"
         file.write_text(head + records)
         update = f' allow-update {{ key "{TSIG_NAME}"; }};' if name == HOST_DOMAIN else ""
-        lines.append(f'zone "{"." if name == "lab.root" else name}" {{ type primary; file "/var/lib/bind/{name}.zone";{update} }};')
+        lines.append(
+            f'zone "{"." if name == "lab.root" else name}" {{ type primary; file "/var/lib/bind/{name}.zone";{update} }};'
+        )
     (root / "etc/bind/named.conf").write_text("\n".join(lines) + "\n")
     _chroot(root, "chown -R bind:bind /var/lib/bind && named-checkconf -z >/dev/null && systemctl -q enable named")
 
@@ -158,7 +171,9 @@ def _sender(places: Places, root: Path) -> None:
     """A Postfix that finds our hosts by their MX records, as any other would; what comes back goes to a Maildir."""
     (root / "etc/postfix/main.cf").write_text(_SENDER_MAIN)
     client(root)
-    _chroot(root, "useradd -m person && cp /usr/share/postfix/master.cf.dist /etc/postfix/master.cf && systemctl -q enable postfix")
+    _chroot(
+        root, "useradd -m person && cp /usr/share/postfix/master.cf.dist /etc/postfix/master.cf && systemctl -q enable postfix"
+    )
 
 
 def client(root: Path) -> None:

@@ -162,7 +162,9 @@ class Guest:
         etc, address = self.root / "etc", self.address
         full = f"{self.name}.{HOST_DOMAIN}"
         (etc / "hostname").write_text(f"{self.name}\n")
-        (etc / "hosts").write_text(f"127.0.0.1 localhost\n::1 localhost\n{address.ipv4} {full} {self.name}\n{address.ipv6} {full} {self.name}\n")
+        (etc / "hosts").write_text(
+            f"127.0.0.1 localhost\n::1 localhost\n{address.ipv4} {full} {self.name}\n{address.ipv6} {full} {self.name}\n"
+        )
         (etc / "resolv.conf").unlink(missing_ok=True)
         (etc / "resolv.conf").write_text(f"nameserver {ADDRESSES['dns'].ipv4}\n")
 

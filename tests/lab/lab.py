@@ -45,7 +45,9 @@ def _alone(places: Places) -> IO[str]:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        raise LabError(f"another command works on the lab {places.name} right now; GATEPOST_LAB=NAME makes a second lab") from None
+        raise LabError(
+            f"another command works on the lab {places.name} right now; GATEPOST_LAB=NAME makes a second lab"
+        ) from None
     return lock
 
 

@@ -23,7 +23,17 @@ CHECKOUT: Final = Path(__file__).resolve().parents[2]
 #: Seconds between two looks at something that is waited for.
 _POLL: Final = 0.05
 #: What the lab runs on this machine; demo/setup.sh lab installs it.
-_COMMANDS: Final = ("ip", "nft", "mmdebstrap", "systemd-nspawn", "dpkg-scanpackages", "ssh-keygen", "openssl", "nsenter", "unshare")
+_COMMANDS: Final = (
+    "ip",
+    "nft",
+    "mmdebstrap",
+    "systemd-nspawn",
+    "dpkg-scanpackages",
+    "ssh-keygen",
+    "openssl",
+    "nsenter",
+    "unshare",
+)
 
 
 class LabError(RuntimeError):

@@ -43,7 +43,10 @@ def add_host(places: Places, address: Address) -> None:
          "netns", places.net])  # fmt: skip
     _ip(places.net, f"link set {plug} master {_BRIDGE} up")
     _ip(namespace, f"link set lo up; link set eth0 up; addr add {address.ipv4}/24 dev eth0")
-    _ip(namespace, f"addr add {address.ipv6}/64 dev eth0 nodad; route add 0.0.0.0/0 via {CONTROLLER.ipv4}; route add ::/0 via {CONTROLLER.ipv6}")
+    _ip(
+        namespace,
+        f"addr add {address.ipv6}/64 dev eth0 nodad; route add 0.0.0.0/0 via {CONTROLLER.ipv4}; route add ::/0 via {CONTROLLER.ipv6}",
+    )
 
 
 def remove_host(places: Places, name: str) -> None:

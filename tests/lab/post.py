@@ -141,7 +141,10 @@ class Post:
 
     def fates(self, mail: Mail, *, host: str = "sender") -> list[Fate]:
         """Every `status=` line about it in that host's log."""
-        lines, wanted = self.log(host), {each.lower() for each in mail.recipients}  # what came back under the same Message-ID went elsewhere
+        lines, wanted = (
+            self.log(host),
+            {each.lower() for each in mail.recipients},
+        )  # what came back under the same Message-ID went elsewhere
         ids = {m["queue_id"] for line in lines if (m := _QUEUED.search(line)) and m["message_id"] == mail.message_id}
         return [
             Fate(m["recipient"], m["relay"], m["dsn"], m["status"], m["text"])
@@ -152,10 +155,15 @@ class Post:
         """One for each recipient, once each has one (`final`: that is not a deferral); by recipient as they were named."""
 
         def enough() -> list[Fate]:
-            found = {each.recipient.lower(): each for each in self.fates(mail, host=host) if not final or each.status != "deferred"}
+            found = {
+                each.recipient.lower(): each for each in self.fates(mail, host=host) if not final or each.status != "deferred"
+            }
             return list(found.values()) if len(found) == len({each.lower() for each in mail.recipients}) else []
 
-        found = {each.recipient.lower(): each for each in wait_for(enough, timeout=_ARRIVES, what=f"{host}'s status= lines of {mail.message_id}")}
+        found = {
+            each.recipient.lower(): each
+            for each in wait_for(enough, timeout=_ARRIVES, what=f"{host}'s status= lines of {mail.message_id}")
+        }
         return [found[each.lower()] for each in mail.recipients]
 
     def decisions(self, host: str, queue_id: str = "", *, since: str = "") -> list[dict[str, str]]:
@@ -194,7 +202,9 @@ class Post:
 
     def persons(self, mail: Mail) -> int:
         """Copies in the person's Maildir at sender."""
-        found = self._sender.try_run("sh", "-c", f"grep -rlF '{mail.message_id}' /home/person/Maildir/new /home/person/Maildir/cur 2>/dev/null")
+        found = self._sender.try_run(
+            "sh", "-c", f"grep -rlF '{mail.message_id}' /home/person/Maildir/new /home/person/Maildir/cur 2>/dev/null"
+        )
         return len(found.splitlines())
 
     def now(self) -> str:

@@ -69,7 +69,9 @@ def beside(course: Course) -> None:
         course.expect(f"{name} after `absent`", after.get(name), before[name])
     course.expect("files in /etc/postfix", sorted(after), sorted(before))
     course.expect("their mail, after", _club_mail(course, "after"), plain)
-    course.expect("units of ours that run, after", guest.try_run("systemctl", "list-units", "--no-legend", "gatepost*").strip(), "")
+    course.expect(
+        "units of ours that run, after", guest.try_run("systemctl", "list-units", "--no-legend", "gatepost*").strip(), ""
+    )
 
 
 def _serve(guest: Guest) -> None:
@@ -84,19 +86,31 @@ def _serve(guest: Guest) -> None:
 def _files(guest: Guest) -> dict[str, str]:
     """Every file of /etc/postfix, by name; a table's index is left out where it can be made again."""
     names = guest.run("find", "/etc/postfix", "-type", "f", "-printf", "%P\\n").split()
-    return {name: guest.run("base64", f"/etc/postfix/{name}") if name.endswith(".db") else guest.run("cat", f"/etc/postfix/{name}") for name in names}
+    return {
+        name: guest.run("base64", f"/etc/postfix/{name}") if name.endswith(".db") else guest.run("cat", f"/etc/postfix/{name}")
+        for name in names
+    }
 
 
 def _club_mail(course: Course, what: str) -> list[tuple[str, ...]]:
     """Two mails to the club, each as it lies in anna's Maildir, without the fields in which every delivery differs."""
     guest, found = course.world.guest("other"), []
     for recipient in ("anna@club.example", "office@club.example"):
-        mail = new_mail(recipient, subject="Summer party", headers="Authentication-Results: other.club.example; none\n", body=b"Bring salad.\n.\nA.\n")
+        mail = new_mail(
+            recipient,
+            subject="Summer party",
+            headers="Authentication-Results: other.club.example; none\n",
+            body=b"Bring salad.\n.\nA.\n",
+        )
         course.post.send(mail)
         course.expect(f"{what}: {recipient}", course.post.wait_fates(mail)[0].status, "sent")
         look = f"grep -rlF '{mail.message_id}' /home/anna/Maildir/new 2>/dev/null || :"
         path = wait_for(lambda look=look: guest.run("sh", "-c", look).strip(), what=f"{recipient}'s mail")  # type: ignore[misc]
-        found.append(tuple(line for line in _unfolded(guest.run("cat", path)) if not line.startswith(("Received:", "Date:", "Message-ID:"))))
+        found.append(
+            tuple(
+                line for line in _unfolded(guest.run("cat", path)) if not line.startswith(("Received:", "Date:", "Message-ID:"))
+            )
+        )
     return found
 
 

@@ -27,7 +27,11 @@ def chain(course: Course) -> None:
     """Whole, then MX elsewhere, Postfix stopped, the milter stopped, the app stopped."""
     found = _asked(course)
     # A certificate that nobody has signed is a warning: most senders look no further.
-    course.expect("a finished host: the chain", {name: found.get(name) for name in _HOPS}, {**dict.fromkeys(_HOPS, "ok"), "chain-certificate": "warn"})
+    course.expect(
+        "a finished host: the chain",
+        {name: found.get(name) for name in _HOPS},
+        {**dict.fromkeys(_HOPS, "ok"), "chain-certificate": "warn"},
+    )
     course.expect("a finished host: FAILs", [name for name, status in found.items() if status == "FAIL"], [])
     for what, hop, broken in (
         ("MX elsewhere", f"chain-mx:{HOST_DOMAIN}", _mx_elsewhere(course)),
@@ -66,7 +70,10 @@ def _mx_elsewhere(course: Course) -> Iterator[None]:
     try:
         yield
     finally:
-        back = [f"update add {HOST_DOMAIN}. 300 MX {10 * place} {name}.{HOST_DOMAIN}." for place, name in enumerate(("mx1", "mx2"), 1)]
+        back = [
+            f"update add {HOST_DOMAIN}. 300 MX {10 * place} {name}.{HOST_DOMAIN}."
+            for place, name in enumerate(("mx1", "mx2"), 1)
+        ]
         _update(course, f"update delete {HOST_DOMAIN}. MX", *back)
 
 

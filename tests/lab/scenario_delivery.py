@@ -84,10 +84,16 @@ def delivery(course: Course) -> None:
             course.expect(f"{row.id}: sender was told", (fate.status, told[: len(text)]), (status, text))
             if rule and status == "sent":
                 wait_for(lambda fate=fate, row=row: _rules(course, fate.queue_id) >= 1, what=f"a decision about {row.id}")  # type: ignore[misc]
-                course.expect(f"{row.id}: rule in the mail log", course.post.decisions("mx1", fate.queue_id)[-1].get("rule"), rule)
+                course.expect(
+                    f"{row.id}: rule in the mail log", course.post.decisions("mx1", fate.queue_id)[-1].get("rule"), rule
+                )
     course.expect("hosts that sender's Postfix chose", hosts, {"mx1"})
     refused = [rule for row in rows for _, text, rule, _ in row.ends if text.startswith("550") and rule]
-    early = [each["rule"] for each in post.decisions("mx1", since=since) if each.get("stage") == "rcpt" and each["action"] == "reject"]
+    early = [
+        each["rule"]
+        for each in post.decisions("mx1", since=since)
+        if each.get("stage") == "rcpt" and each["action"] == "reject"
+    ]
     course.expect("rules of refusals at RCPT, in the mail log", sorted(early), sorted(refused))
     wanted = {row.mail.message_id: copies for row in rows if (copies := sum(end[3] for end in row.ends))}
     post.wait_arrivals([row.mail for row in rows if row.mail.message_id in wanted])
@@ -117,15 +123,26 @@ def _status_line(course: Course, mail: Mail) -> None:
     """The decision stands in Postfix's own line on the mail host, too."""
     remote = course.post.fates(mail)[-1].queue_id
     lines = [line for line in course.post.log("mx1") if f"{remote}: to=<" in line]
-    course.hold("Postfix's status= line on mx1", any("accepted route=replies" in line and "status=sent" in line for line in lines), f"actual {lines}")
+    course.hold(
+        "Postfix's status= line on mx1",
+        any("accepted route=replies" in line and "status=sent" in line for line in lines),
+        f"actual {lines}",
+    )
 
 
 def whole_keys(course: Course, host: str, mails: Sequence[Mail], since: str) -> None:
     """gatepost's own lines show no key whole (Postfix's show every recipient)."""
     keys = {each.partition("+")[2].partition("@")[0].lower() for mail in mails for each in mail.recipients if "+" in each}
-    ours = [line.partition("gatepost")[2] for line in course.post.log(host, since=since) if "gatepost" in line and "postfix/" not in line]
+    ours = [
+        line.partition("gatepost")[2]
+        for line in course.post.log(host, since=since)
+        if "gatepost" in line and "postfix/" not in line
+    ]
     course.hold(f"{host}: lines of ours", len(ours) >= len(mails) - 2, f"actual {len(ours)} for {len(mails)} messages")
-    course.none(f"{host}: lines of ours with a whole key", [line for line in ours if any(key in line.lower() for key in keys if len(key) > 8)])
+    course.none(
+        f"{host}: lines of ours with a whole key",
+        [line for line in ours if any(key in line.lower() for key in keys if len(key) > 8)],
+    )
 
 
 def _postmaster(course: Course) -> None:
@@ -151,10 +168,16 @@ def addresses(course: Course) -> None:
         course.expect(f"{family}: status", fate.status, "sent")
         course.hold(f"{family}: the address", f"[{address}]:25" in fate.relay, f"actual {fate.relay}")
         course.expect(f"{family}: copies at the app", len(post.wait_arrivals([mail])), 1)
-        line = course.world.guest("mx1").run("journalctl", "-q", "--facility=mail", "-o", "cat", f"--grep={fate.queue_id}: client=")
+        line = course.world.guest("mx1").run(
+            "journalctl", "-q", "--facility=mail", "-o", "cat", f"--grep={fate.queue_id}: client="
+        )
         client = getattr(sender.address, family)
         course.hold(f"{family}: mx1 saw the client", client in line, f"actual {line}")
-        tls = [line for line in post.log("sender", since=since) if "TLS connection established" in line and f"[{address}]:25" in line]
+        tls = [
+            line
+            for line in post.log("sender", since=since)
+            if "TLS connection established" in line and f"[{address}]:25" in line
+        ]
         course.hold(f"{family}: encrypted", any("TLSv1.3" in line or "TLSv1.2" in line for line in tls), f"actual {tls}")
     sender.run("postconf", "-e", "smtp_address_preference=any")
     sender.run("postfix", "reload")

@@ -26,14 +26,36 @@ __all__ = ["from_sender", "hand", "ports", "rate", "relay", "smuggling"]
 
 #: Ports that are tried: all of the well-known ones, what databases and web servers use, and one that is listened on for the test.
 _LISTENER: Final = 8025
-_PORTS: Final = (*range(1, 900), 990, 993, 995, 1433, 2049, 2525, 3306, 5432, 6379, 8000, 8080, _LISTENER, 8443, 8891, 9000, 11332, 27017, 49152)
+_PORTS: Final = (
+    *range(1, 900),
+    990,
+    993,
+    995,
+    1433,
+    2049,
+    2525,
+    3306,
+    5432,
+    6379,
+    8000,
+    8080,
+    _LISTENER,
+    8443,
+    8891,
+    9000,
+    11332,
+    27017,
+    49152,
+)
 #: A second address of sender's, for knocking: sender's own is not to be shut out.
 _SECOND: Final = "10.77.0.31"
 
 
 def from_sender(course: Course, verb: str, job: Any) -> Any:
     """What client.py says of it, run on sender."""
-    return json.loads(course.world.guest("sender").run("python3", "/opt/lab/client.py", verb, stdin=json.dumps(job), timeout=240))
+    return json.loads(
+        course.world.guest("sender").run("python3", "/opt/lab/client.py", verb, stdin=json.dumps(job), timeout=240)
+    )
 
 
 def hand(course: Course, host: str, *mails: Mail) -> int:
@@ -48,11 +70,26 @@ def ports(course: Course, hosts: Sequence[str] = ("mx1", "mx2")) -> None:
     for name in hosts:
         guest = course.world.guest(name)
         for address in ("0.0.0.0", "::"):
-            guest.run("systemd-run", "-q", "--unit", f"stray-{len(address)}", "python3", "-m", "http.server", "--bind", address, str(_LISTENER + len(address) % 2))
+            guest.run(
+                "systemd-run",
+                "-q",
+                "--unit",
+                f"stray-{len(address)}",
+                "python3",
+                "-m",
+                "http.server",
+                "--bind",
+                address,
+                str(_LISTENER + len(address) % 2),
+            )
         wait_for(lambda guest=guest: guest.run("ss", "-Hltn", f"sport = :{_LISTENER}"), what="a listener on the host")  # type: ignore[misc]
         try:
             for address in (guest.address.ipv4, guest.address.ipv6):
-                course.expect(f"{name}: open ports of {address} from sender", from_sender(course, "scan", {"address": address, "ports": [*_PORTS, _LISTENER + 1]}), [25])
+                course.expect(
+                    f"{name}: open ports of {address} from sender",
+                    from_sender(course, "scan", {"address": address, "ports": [*_PORTS, _LISTENER + 1]}),
+                    [25],
+                )
         finally:
             for unit in ("stray-7", "stray-2"):
                 guest.run("systemctl", "stop", unit)
@@ -70,11 +107,19 @@ def rate(course: Course) -> None:
     run([*net, "add", f"{_SECOND}/24", "dev", "eth0"])
     try:
         held = _knock(course, count + 20, keep=True, patience=2)
-        course.hold("connections of one source open at once", 0 < held["connected"] <= count, f"expected 1 to {count}; actual {held}")
+        course.hold(
+            "connections of one source open at once", 0 < held["connected"] <= count, f"expected 1 to {count}; actual {held}"
+        )
         quick = _knock(course, burst + 80, keep=False, patience=0.3)
         most = burst + quick["seconds"] * rate_ / 60 + 1
-        course.hold("connections of one source, one after the other", 0 < quick["connected"] <= min(most, burst + 79), f"expected 1 to {most:.0f}; actual {quick}")
-        course.note(f"let in: {held['connected']} of {count + 20} held at once, {quick['connected']} of {burst + 80} one after the other")
+        course.hold(
+            "connections of one source, one after the other",
+            0 < quick["connected"] <= min(most, burst + 79),
+            f"expected 1 to {most:.0f}; actual {quick}",
+        )
+        course.note(
+            f"let in: {held['connected']} of {count + 20} held at once, {quick['connected']} of {burst + 80} one after the other"
+        )
         mail = new_mail(course.post.address())
         course.post.send(mail)
         course.expect("meanwhile, mail of another source: copies at the app", len(course.post.wait_arrivals([mail])), 1)
@@ -84,7 +129,9 @@ def rate(course: Course) -> None:
 
 def _knock(course: Course, times: int, *, keep: bool, patience: float) -> Any:
     address = course.world.guest("mx1").address.ipv4
-    return from_sender(course, "hold", {"address": address, "source": _SECOND, "times": times, "keep": keep, "patience": patience})
+    return from_sender(
+        course, "hold", {"address": address, "source": _SECOND, "times": times, "keep": keep, "patience": patience}
+    )
 
 
 # --- smuggling ------------------------------------------------------------------------------------------------------------
@@ -104,11 +151,19 @@ def smuggling(course: Course, host: str = "mx1") -> None:
             f"MAIL FROM:<admin@example.org>\r\nRCPT TO:<{address}>\r\nDATA\r\nFrom: admin@example.org\r\nTo: {address}\r\n"
             f"Message-ID: <second-{mark}@example.net>\r\nSubject: smuggled\r\n\r\nsecond\r\n.\r\n"
         )
-        pieces = ["EHLO sender.example.net\r\n", f"MAIL FROM:<{STRANGER}>\r\n", f"RCPT TO:<{address}>\r\n", "DATA\r\n", head + end + second]
+        pieces = [
+            "EHLO sender.example.net\r\n",
+            f"MAIL FROM:<{STRANGER}>\r\n",
+            f"RCPT TO:<{address}>\r\n",
+            "DATA\r\n",
+            head + end + second,
+        ]
         replies = from_sender(course, "dialogue", {"address": guest.address.ipv4, "connections": [pieces]})[0]
         name = f"variant {end!r}"
         course.expect(f"{name}: DATA", replies[4][:3], "354")
-        course.hold(f"{name}: messages queued", sum("queued as" in reply for reply in replies[5:]) <= 1, f"actual {replies[5:]}")
+        course.hold(
+            f"{name}: messages queued", sum("queued as" in reply for reply in replies[5:]) <= 1, f"actual {replies[5:]}"
+        )
     # All that was taken has its end before anything is counted: a last good message comes behind it.
     last = new_mail(address)
     hand(course, host, last)
@@ -117,7 +172,11 @@ def smuggling(course: Course, host: str = "mx1") -> None:
     log = "\n".join(course.post.log(host, since=since))
     seen = [line["message_id"] for line in course.post.received()]
     for end, mark in zip(_ENDS, marks, strict=True):
-        course.expect(f"variant {end!r}: second messages at the app, in the log", (f"<second-{mark}@example.net>" in seen, f"message-id=<second-{mark}" in log), (False, False))
+        course.expect(
+            f"variant {end!r}: second messages at the app, in the log",
+            (f"<second-{mark}@example.net>" in seen, f"message-id=<second-{mark}" in log),
+            (False, False),
+        )
 
 
 # --- relay ----------------------------------------------------------------------------------------------------------------

@@ -51,7 +51,9 @@ def check_first(course: Course, *hosts: str, records: bool = True) -> None:
     for name in hosts:
         recap = played.recaps.get(name)
         course.hold(f"{name}: --check sees work to do", bool(recap and recap.changed), f"actual {recap}")
-        course.expect(f"{name}: --check changed", _difference(before[name], course.world.guest(name).run("sh", "-c", _STATE)), [])
+        course.expect(
+            f"{name}: --check changed", _difference(before[name], course.world.guest(name).run("sh", "-c", _STATE)), []
+        )
 
 
 def converge(course: Course, *hosts: str, records: bool = True) -> str:
@@ -83,7 +85,11 @@ def _without(records: bool) -> tuple[str, ...]:
 
 
 def units(course: Course, guest: Guest) -> None:
-    names = re.findall(r"^(gatepost\S*\.(?:service|timer))", guest.run("systemctl", "list-unit-files", "--no-legend", "gatepost*"), re.MULTILINE)
+    names = re.findall(
+        r"^(gatepost\S*\.(?:service|timer))",
+        guest.run("systemctl", "list-unit-files", "--no-legend", "gatepost*"),
+        re.MULTILINE,
+    )
     course.hold(f"{guest.name}: units of ours", {"gatepost-milter.service"} < set(names), f"actual {names}")
     course.expect(f"{guest.name}: systemd", guest.try_run("systemctl", "is-system-running").strip(), "running")
     for unit in ("gatepost-milter.service", *(each for each in names if each.endswith(".timer")), "postfix.service"):
@@ -91,10 +97,18 @@ def units(course: Course, guest: Guest) -> None:
         course.expect(f"{guest.name}: {unit}", said, ("active", "enabled"))
     for unit in names:
         if unit.endswith(".service"):
-            told = re.search(r"exposure level for \S+: ([\d.]+)", guest.try_run("systemd-analyze", "security", "--no-pager", unit))
+            told = re.search(
+                r"exposure level for \S+: ([\d.]+)", guest.try_run("systemd-analyze", "security", "--no-pager", unit)
+            )
             level = float(told[1]) if told else 10.0
-            course.hold(f"{guest.name}: systemd-analyze security {unit}", level <= _EXPOSED, f"expected at most {_EXPOSED}; actual {level}")
-    course.expect(f"{guest.name}: postfix check", guest.try_run("sh", "-c", "postfix check 2>&1; postconf -n 2>&1 >/dev/null"), "")
+            course.hold(
+                f"{guest.name}: systemd-analyze security {unit}",
+                level <= _EXPOSED,
+                f"expected at most {_EXPOSED}; actual {level}",
+            )
+    course.expect(
+        f"{guest.name}: postfix check", guest.try_run("sh", "-c", "postfix check 2>&1; postconf -n 2>&1 >/dev/null"), ""
+    )
 
 
 def secrets_kept(course: Course, guest: Guest, output: str) -> None:
@@ -106,7 +120,9 @@ def secrets_kept(course: Course, guest: Guest, output: str) -> None:
             found = _files_with(guest, secret)
             course.hold(f"{guest.name}: {name} is kept on the host", "/etc/gatepost/secrets.yml" in found, f"actual {found}")
             modes = {path: guest.run("stat", "-c", "%a %U", path).strip() for path in found}
-            course.expect(f"{guest.name}: who may read {name}", {path: mode for path, mode in modes.items() if mode != "600 gatepost"}, {})
+            course.expect(
+                f"{guest.name}: who may read {name}", {path: mode for path, mode in modes.items() if mode != "600 gatepost"}, {}
+            )
         journal = guest.run("sh", "-c", 'journalctl -q -o cat --no-pager | grep -cF -- "$0" || :', secret)
         course.expect(f"{guest.name}: lines of the journal with {name}", journal.strip(), "0")
         course.expect(f"{guest.name}: Ansible's output with {name}", secret in output, False)

@@ -85,7 +85,9 @@ def _counts(course: Course, sent: Sequence[Mail]) -> None:
     found = course.post.arrivals(sent)
     course.expect("all phases: messages at the app", len(found), len(sent))
     course.expect("all phases: copies", set(found.values()), {1})
-    course.expect("all phases: bounced", [each for mail in sent for each in course.post.fates(mail) if each.status == "bounced"], [])
+    course.expect(
+        "all phases: bounced", [each for mail in sent for each in course.post.fates(mail) if each.status == "bounced"], []
+    )
     for host in ("sender", "mx1", "mx2"):
         course.expect(f"{host}: messages in the queue", course.post.queue(host), 0)
 

@@ -44,8 +44,21 @@ class _Load:
 
     def _run(self) -> None:
         address = self._course.post.address("load")
-        text = new_mail(address).data.decode().replace("Message-ID: <", "X-Was: <", 1).replace("Subject:", "Message-ID: {message_id}\nSubject:", 1)
-        job = {"rate": _RATE, "most": _MOST, "mark": self.mark, "stop": _STOP, "sender": STRANGER, "recipient": address, "text": text}
+        text = (
+            new_mail(address)
+            .data.decode()
+            .replace("Message-ID: <", "X-Was: <", 1)
+            .replace("Subject:", "Message-ID: {message_id}\nSubject:", 1)
+        )
+        job = {
+            "rate": _RATE,
+            "most": _MOST,
+            "mark": self.mark,
+            "stop": _STOP,
+            "sender": STRANGER,
+            "recipient": address,
+            "text": text,
+        }
         try:
             self.ids = json.loads(self._sender.run("python3", "/opt/lab/client.py", "pace", stdin=json.dumps(job), timeout=900))
         except (Exception, subprocess.TimeoutExpired) as error:
@@ -81,7 +94,11 @@ def update(course: Course) -> None:
         _play(course, new, 0)
         after = _in_force(course)
         for name in _HOSTS:
-            course.hold(f"{name}: a new release is in use", after[name]["release"] != before[name]["release"], f"still {after[name]['release']}")
+            course.hold(
+                f"{name}: a new release is in use",
+                after[name]["release"] != before[name]["release"],
+                f"still {after[name]['release']}",
+            )
         _play(course, broken, 2)
         course.expect("after a broken release: what is in force", _in_force(course), after)
         _play(course, new, 2, gatepost_config={"timing": {"deadline": "soon"}})
@@ -89,11 +106,18 @@ def update(course: Course) -> None:
     course.expect("the load itself", load.error, "")
     course.hold("messages of the load", len(load.ids) >= 20 * _RATE, f"expected at least {20 * _RATE}; actual {len(load.ids)}")
     # Behind it Postfix would wait for minutes, and strangers for hours: what is left is tried again at once.
-    wait_for(lambda: all([course.post.worked_off(host) for host in ("sender", *_HOSTS)]), timeout=_WORKED_OFF, every=2, what="the load to be worked off")
+    wait_for(
+        lambda: all([course.post.worked_off(host) for host in ("sender", *_HOSTS)]),
+        timeout=_WORKED_OFF,
+        every=2,
+        what="the load to be worked off",
+    )
     found = load.arrived()
     course.expect("messages of the load that the app has not", sorted(set(load.ids) - set(found)), [])
     course.expect("messages of the load that the app has twice", [each for each, copies in found.items() if copies > 1], [])
-    log = course.world.guest("sender").try_run("sh", "-c", "journalctl -q --facility=mail -o cat | grep -c 'to=<reply+.*status=bounced.*load' || :")
+    log = course.world.guest("sender").try_run(
+        "sh", "-c", "journalctl -q --facility=mail -o cat | grep -c 'to=<reply+.*status=bounced.*load' || :"
+    )
     course.expect("bounced", log.strip(), "0")
     course.expect("waiting anywhere", _waiting(course), 0)
     course.note(f"{len(load.ids)} messages at {_RATE} a second")
@@ -114,7 +138,9 @@ def _in_force(course: Course) -> dict[str, dict[str, str]]:
     return {
         name: {
             "release": guest.run("readlink", "-f", "/opt/gatepost/current").strip(),
-            "configuration": guest.run("sha256sum", "/etc/gatepost/gatepost.yml", "/etc/postfix/main.cf", "/etc/postfix/master.cf"),
+            "configuration": guest.run(
+                "sha256sum", "/etc/gatepost/gatepost.yml", "/etc/postfix/main.cf", "/etc/postfix/master.cf"
+            ),
             "milter": guest.try_run("systemctl", "is-active", "gatepost-milter").strip(),
             "postfix": guest.try_run("systemctl", "is-active", "postfix").strip(),
         }

@@ -36,7 +36,13 @@ SCENARIOS: Final = (
     Scenario("outage", "mx1 closed, stopped, both off, rebooted; no message lost", _PAIR, scenario_outage.outage),
     Scenario("rate", "one source that knocks too often", _PAIR, scenario_door.rate),
     Scenario("beside", "a Postfix that serves another domain keeps doing so", ("other",), scenario_beside.beside),
-    Scenario("update", "20 messages a second, meanwhile a new release, a broken one, a broken variable", _PAIR, scenario_update.update, full=True),
+    Scenario(
+        "update",
+        "20 messages a second, meanwhile a new release, a broken one, a broken variable",
+        _PAIR,
+        scenario_update.update,
+        full=True,
+    ),
     Scenario("debian13", "Debian 13, from bare to mail delivered", ("mx13",), scenario_debian13.debian13, full=True),
     Scenario("mutants", "roles with a mistake in them are found out", ("r2",), scenario_mutants.mutants, full=True),
 )

@@ -28,7 +28,9 @@ def copy_tree(places: Places, name: str) -> Path:
     for part in _PARTS:
         source = CHECKOUT / part
         if source.is_dir():
-            shutil.copytree(source, target / part, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info", ".*", "inventory.yml"))
+            shutil.copytree(
+                source, target / part, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info", ".*", "inventory.yml")
+            )
         else:
             shutil.copy(source, target / part)
     return target

@@ -33,7 +33,9 @@ _TIMEOUT: Final = 300.0
 def make_wheels(places: Places, suite: str) -> None:
     """Fills the suite's folder of wheels; after the image."""
     target = places.wheels(suite)
-    version = run(["chroot", str(places.base(suite)), "python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]).strip()
+    version = run(
+        ["chroot", str(places.base(suite)), "python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
+    ).strip()
     if f"{sys.version_info[0]}.{sys.version_info[1]}" == version and any(_KEPT.glob("pymilter-*.whl")):
         shutil.copytree(_KEPT, target)
         return
@@ -66,7 +68,17 @@ def _build(places: Places, suite: str, target: Path) -> None:
     upper, work, root = folder / "build", folder / "build.work", folder / "build.root"
     for each in (upper, work, root):
         each.mkdir()
-    run(["mount", "-t", "overlay", f"{places.name}-build", "-o", f"lowerdir={places.base(suite)},upperdir={upper},workdir={work}", str(root)])
+    run(
+        [
+            "mount",
+            "-t",
+            "overlay",
+            f"{places.name}-build",
+            "-o",
+            f"lowerdir={places.base(suite)},upperdir={upper},workdir={work}",
+            str(root),
+        ]
+    )
     try:
         for shown, name in ((places.repository(suite), "srv/repo"), (target, "srv/wheels")):
             run(["mount", "--bind", str(shown), str(root / name)])

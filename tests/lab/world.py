@@ -76,7 +76,9 @@ class World:
             guest.start()
         for guest in guests:
             guest.wait_until_up()
-        self.controller.write_inventory(variables(self.places), [name for name in ADDRESSES if name not in OWN and self.guest(name).leader()])
+        self.controller.write_inventory(
+            variables(self.places), [name for name in ADDRESSES if name not in OWN and self.guest(name).leader()]
+        )
 
     def have(self, *names: str) -> None:
         """Adds those that are not up."""
