@@ -107,7 +107,7 @@ def update(course: Course) -> None:
     course.hold("messages of the load", len(load.ids) >= 20 * _RATE, f"expected at least {20 * _RATE}; actual {len(load.ids)}")
     # Behind it Postfix would wait for minutes, and strangers for hours: what is left is tried again at once.
     wait_for(
-        lambda: all([course.post.worked_off(host) for host in ("sender", *_HOSTS)]),
+        lambda: not [host for host in ("sender", *_HOSTS) if not course.post.worked_off(host)],
         timeout=_WORKED_OFF,
         every=2,
         what="the load to be worked off",
