@@ -44,7 +44,7 @@ lint:
 	@$(PY) -m mypy
 	@$(PY) -m yamllint --strict $$(git ls-files '*.yml' '*.yaml')
 	@$(PY) ansible/argument_tables.py --check
-	@PATH="$$PWD/.lab-venv/bin:$$PATH" ANSIBLE_CONFIG=ansible/ansible.cfg ansible-lint --quiet
+	@PATH="$$PWD/.lab-venv/bin:$$PATH" ANSIBLE_CONFIG=ansible/ansible.cfg ansible-lint -q
 	@$(PY) -m ruff format --check --quiet .
 	@for script in demo/setup.sh .ci/run; do bash -n $$script || exit 1; done
 
