@@ -45,8 +45,11 @@ def test_the_corpus_is_large_enough() -> None:
 
 
 def test_every_rule_decides_somewhere_in_the_corpus() -> None:
-    """Each rule of policy.ORDER has a message that it decides: a new rule brings its messages along."""
-    assert {slug for slug, _ in ORDER} == {case.rule for case in cases()}
+    """Each rule of policy.ORDER has a message that it decides: a new rule brings its messages along.
+
+    But for the doctor's probe: only a store that expects it tells it from mail (tests/test_probe.py).
+    """
+    assert {slug for slug, _ in ORDER} - {"probe"} == {case.rule for case in cases()}
 
 
 @pytest.mark.parametrize("case", [case for case in cases() if case.queue_id], ids=lambda case: case.id)
