@@ -14,8 +14,8 @@ SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
 # Run as root in somebody's checkout: leave no file there that its owner could not delete.
 AS_ROOT := $(SUDO) env PYTHONDONTWRITEBYTECODE=1
 ARGS ?=
-# Two files of tests at once: with a real Postfix a test mostly waits.
-TWO := -n 2 --dist loadfile
+# Three files of tests at once: with a real Postfix a test mostly waits.
+AT_ONCE := -n 3 --dist loadfile
 N ?= 20000
 SEED ?= 0
 MINUTES ?= 20
@@ -36,7 +36,7 @@ demo-stop:
 test:
 	@demo/setup.sh test
 	@scratch=$$(mktemp -d); trap '$(SUDO) rm -rf "$$scratch"' EXIT; \
-	$(AS_ROOT) HYPOTHESIS_STORAGE_DIRECTORY="$$scratch" $(PY) -m pytest -p no:cacheprovider $(TWO) $(ARGS)
+	$(AS_ROOT) HYPOTHESIS_STORAGE_DIRECTORY="$$scratch" $(PY) -m pytest -p no:cacheprovider $(AT_ONCE) $(ARGS)
 
 lint:
 	@demo/setup.sh lint
