@@ -18,6 +18,7 @@ from typing import Final
 import pytest
 
 from demo.environment import Environment
+from demo.postfix_instance import wait_for
 from gatepost.keys.keyring import revocation_line
 from tests.faulty_app import FaultyApp, Request, behaviour
 from tests.installation import DOMAIN, KEY_ID, SECRET
@@ -152,17 +153,25 @@ def test_guesses_at_once_are_few_questions(host: MilterHost, asked: FaultyApp) -
     assert asked_about.total() <= 1_000, "what was answered is known for a while"
 
 
+def ended_after(host: MilterHost, most: int) -> list[str]:
+    """The replies to guesses on one connection until Postfix ends it (421); [] where it has not after so many."""
+    said: list[str] = []
+    with host.session() as session:
+        session.command("MAIL FROM:<guesser@example.net>")
+        while len(said) <= most:
+            reply = session.command(f"RCPT TO:<signed+guess{len(said)}@{DOMAIN}>")
+            if reply.code == 421:
+                return said
+            said.append(str(reply))
+    return []
+
+
 def test_postfix_ends_a_guesser_s_connection(host: MilterHost) -> None:
     """With Postfix's own limit of errors (20 by default) a connection is worth twenty guesses."""
     host.postfix.set(smtpd_hard_error_limit="20")
-    try:
-        with host.session() as session:
-            session.command("MAIL FROM:<guesser@example.net>")
-            said: list[str] = []
-            while (reply := session.command(f"RCPT TO:<signed+guess{len(said)}@{DOMAIN}>")).code == 550:
-                said.append(str(reply))
+    try:  # an smtpd that was idle may take one connection more before it sees that the setting is another
+        said = wait_for(lambda: ended_after(host, 21), what="an end of the connection")
         assert set(said) == {REFUSED}
-        assert reply.code == 421
         assert len(said) <= 20
     finally:
         host.postfix.set(smtpd_hard_error_limit="10000")

@@ -69,7 +69,7 @@ def requeue(host: MilterHost, times: int) -> list[str]:
     seen = [entry["queue_id"] for entry in host.postfix.queue()]
     for _ in range(times):
         host.postfix.command("postsuper", "-r", "ALL")
-        seen += wait_for(partial(_requeued, host, {*seen}), what="the new queue IDs")
+        seen += wait_for(partial(_requeued, host, {*seen}), timeout=120, what="the new queue IDs")
     return seen
 
 
