@@ -187,7 +187,7 @@ def test_connections_are_kept_and_bounded_and_nothing_is_left() -> None:
         assert made.well.connections < 45
         wait_for(lambda: made.well.open_now == 0, "the end of the connections")
         # As many threads as never before may have opened the ledger as often as it can be: the file, its log, and their index.
-        wait_for(lambda: made.descriptors() <= before + 8 * 3, "the descriptors")
+        wait_for(lambda: made.descriptors()[0] <= before[0] + 8 * 3, "the descriptors")
 
 
 def test_an_app_that_is_cut_off_in_mid_answer_gets_the_same_again() -> None:
