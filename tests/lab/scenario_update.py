@@ -76,7 +76,7 @@ class _Load:
 
     def arrived(self) -> dict[str, int]:
         """Copies at the app by Message-ID; one hand-over that came twice under one id counts once."""
-        text = self._course.world.guest("app").try_run("grep", "-F", self.mark, "/var/lib/app/received.jsonl", timeout=60)
+        text = self._course.world.guest("app").try_run("grep", "-sF", self.mark, "/var/lib/app/received.jsonl", timeout=60)
         seen = {(line["id"], line["message_id"]) for line in map(json.loads, text.splitlines())}
         found: dict[str, int] = {}
         for _, message_id in seen:
