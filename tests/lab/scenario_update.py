@@ -26,11 +26,11 @@ __all__ = ["update"]
 
 #: Messages a second, and at most in all.
 _RATE: Final = 20
-_MOST: Final = 6000
+_MOST: Final = 2400
 _STOP: Final = "/opt/lab/stop"
 _HOSTS: Final = ("mx1", "mx2")
 #: Seconds for what has piled up meanwhile to be worked off.
-_WORKED_OFF: Final = 400.0
+_WORKED_OFF: Final = 600.0
 
 
 class _Load:
