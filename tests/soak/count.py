@@ -92,6 +92,9 @@ def _places(copies: list[Copy], evidence: Evidence) -> dict[tuple[str, str], set
         pair = (each.queue_id, each.recipient.lower())
         if each.status == "sent" and (discarded := re.search(r"\bdiscarded rule=([\w-]+)", each.text)):
             found[pair].add(("discarded", discarded[1]))
+        elif each.status == "sent" and (parked := re.search(r"\bparked rule=([\w-]+)", each.text)):
+            if keeps_headers_only(parked[1]) and not found[pair]:  # dropped since, to make room: docs/store.md
+                found[pair].add(("discarded", parked[1]))
         elif each.status not in ("sent", "deferred") and not any(fate == "refused" for fate, _ in found[pair]):
             found[pair].add(("refused", _rule_in(each.text)))
     for pair in evidence.queued:
