@@ -226,8 +226,7 @@ def _me(way: _Way) -> str:
 def _reply(way: _Way, address: str) -> str:
     """What RCPT for an address is answered, from the null reverse-path."""
     with Dialogue(_arrived(way), _PORT) as dialogue:
-        dialogue.expect("", "220")
-        dialogue.expect(f"EHLO {_me(way)}", "250")
+        dialogue.hello(_me(way))
         dialogue.expect("MAIL FROM:<>", "250")
         reply = dialogue.said(f"RCPT TO:<{address}>")
         dialogue.said("QUIT")
@@ -323,8 +322,7 @@ def _sent(way: _Way, address: str, to: str, token: str) -> str:
     )
     try:
         with Dialogue(address, _PORT) as dialogue:
-            dialogue.expect("", "220")
-            dialogue.expect(f"EHLO {host}", "250")
+            dialogue.hello(host)
             dialogue.expect("MAIL FROM:<>", "250")
             dialogue.expect(f"RCPT TO:<{to}>", "250")
             dialogue.expect("DATA", "354")

@@ -45,8 +45,7 @@ def reply_to_a_bad_key(route: Route, instance: Instance, services: tuple[Service
     """
     address = bad_key(route)
     with Dialogue(*_where(instance, services)) as dialogue:
-        dialogue.expect("", "220")
-        dialogue.expect(f"EHLO {instance.parameter('myhostname')}", "250")
+        dialogue.hello(instance.parameter("myhostname"))
         reply = dialogue.said("MAIL FROM:<>")
         if reply.startswith("250"):
             reply = dialogue.said(f"RCPT TO:<{address}>")

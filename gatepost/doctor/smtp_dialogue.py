@@ -57,12 +57,16 @@ class Dialogue:
             if line[3:4] != "-":
                 return found
 
-    def expect(self, command: str, code: str) -> str:
-        """The last line of the reply; raises SmtpError for one that begins otherwise."""
+    def hello(self, name: str) -> None:
+        """The greeting, then EHLO; raises SmtpError where either is no welcome."""
+        self.expect("", "220")
+        self.expect(f"EHLO {name}", "250")
+
+    def expect(self, command: str, code: str) -> None:
+        """Raises SmtpError for a reply whose last line begins otherwise."""
         reply = self.said(command)
         if not reply.startswith(code):
             raise SmtpError(f"{command or 'the greeting'}: {reply}")
-        return reply
 
     def starttls(self, context: ssl.SSLContext, name: str) -> float:
         """STARTTLS (RFC 3207), for the server of that name: when its certificate ends (Unix seconds).

@@ -338,6 +338,16 @@ def answering(milter_wheel: Environment) -> Iterator[Wiring]:
 
 
 @contextmanager
+def shut(folder: Path) -> Iterator[None]:
+    """A socket's folder that nobody but its owner may enter."""
+    folder.chmod(0o700)
+    try:
+        yield
+    finally:
+        folder.chmod(0o2710)
+
+
+@contextmanager
 def chrooted(wiring: Wiring) -> Iterator[None]:
     """smtpd runs in a chroot, as Debian's does."""
     name = f"127.0.0.1:{wiring.postfix.port}/inet/chroot"
@@ -426,12 +436,8 @@ def test_what_mends_a_missing_milter_keeps_the_others(answering: Wiring) -> None
 
 def test_a_folder_that_smtpd_may_not_enter_is_named_first(answering: Wiring) -> None:
     """Root connects anywhere; the child that is smtpd's user does not."""
-    folder = answering.postfix.milter_folder(USER)
-    folder.chmod(0o700)
-    try:
+    with shut(answering.postfix.milter_folder(USER)):
         first = answering.report(status=1)[0]
-    finally:
-        folder.chmod(0o2710)
     assert (first["name"], first["status"]) == ("milter-reachable", "FAIL"), first
     assert "Permission denied" in first["evidence"]
     assert "install -d" in first["mend"]
@@ -609,13 +615,8 @@ def test_a_warm_process_that_is_not_there(ladder: Ladder, rung: str, option: str
 
 def test_a_socket_that_postfix_may_not_reach(ladder: Ladder) -> None:
     """Root connects anywhere; the child that is Postfix's user does not."""
-    folder = ladder.host.socket.parent
-    folder.chmod(0o700)
-    try:
-        with ladder.on(LMTP):
-            first = ladder.report(status=1)[0]
-    finally:
-        folder.chmod(0o2710)
+    with shut(ladder.host.socket.parent), ladder.on(LMTP):
+        first = ladder.report(status=1)[0]
     assert (first["name"], first["status"]) == ("lmtp-socket", "FAIL"), first
     assert "postfix may not connect" in first["evidence"]
     assert "install -d" in first["mend"]

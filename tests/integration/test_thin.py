@@ -18,7 +18,7 @@ from demo.environment import Environment, ensure_user
 from demo.postfix_instance import wait_for
 from tests.installation import message, webhook
 from tests.integration.conftest import Service, ended, flush_if_idle, given, open_folder, wait_for_empty_queue, wired
-from tests.integration.test_cut_off import EACH, GATE, Cut, Place, WholeApp, cut_off, digest, running
+from tests.integration.test_cut_off import GATE, Cut, Place, WholeApp, cut_and_come_again, running
 from tests.integration.test_cut_off import TIMING as CUT_TIMING
 from tests.integration.warm_host import LMTP, PIPE, SUPPORT, THIN, Host, warm_host
 from tests.test_thin import BEGIN, DOT, ENVELOPE, NONSENSE, SILENT, fake
@@ -234,18 +234,7 @@ CUTS = [
 @pytest.mark.parametrize("cut", CUTS, ids=[cut.name for cut in CUTS])
 def test_only_whole_messages_reach_the_app(place: Place, cut: Cut) -> None:
     """Ten deliveries end in mid-write: each is deferred as cut off, none reaches the app before it is whole, all do then, once."""
-    before = len(place.made.log_lines())
-    try:
-        assert cut_off(place, cut) == EACH, cut.why
-        wait_for(place.arrived, timeout=180, what=f"every message at the app\n{place.postfix.log_tail()}")
-    finally:
-        for name in ("stop", "stay"):
-            (place.gate / name).unlink(missing_ok=True)
-    sent = {letter.message_id: digest(letter.data.replace(b"\n", b"\r\n")) for letter in place.of(cut)}
-    seen = [content for content in place.app.contents if content[0] in sent]
-    assert sorted(seen) == sorted(sent.items()), cut.why
-    cuts = [line for line in place.made.log_lines()[before:] if "rule=incomplete-input" in line]
-    assert (len([line for line in cuts if "no LF of flag B" in line]), len(cuts)) == (EACH / 2, EACH), "text, and all"
+    cut_and_come_again(place, cut)
     wait_for(lambda: flush_if_idle(place.postfix), what="an empty queue")
     assert [each for each in place.postfix.deliveries() if each.status == "bounced"] == []
 

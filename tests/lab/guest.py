@@ -83,13 +83,6 @@ class Guest:
             raise LabError(f"{self.name} is {said}:\n{self.try_run('systemctl', '--failed', '--no-legend')}")
         wait_for(lambda: "ssh" in self.try_run("ss", "-Hltnp", "sport = :22"), timeout=_BOOT, what=f"{self.name}'s ssh")
 
-    def power_off(self) -> None:
-        """As a person does it; the file system and the network stay."""
-        (self.folder / "stop").touch()
-        self.try_run("systemctl", "poweroff")
-        wait_for(lambda: not self.leader(), timeout=_BOOT, what=f"{self.name} to be off")
-        net.forget_kernel_rules(self.places, self.name)
-
     def reboot(self) -> None:
         """As a person does it; returns when it is up again."""
         before = self.leader()

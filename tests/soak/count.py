@@ -90,11 +90,10 @@ def _places(copies: list[Copy], evidence: Evidence) -> dict[tuple[str, str], set
         found[pair].add(("parked", rule))
     for each in evidence.deliveries:
         pair = (each.queue_id, each.recipient.lower())
-        if each.status == "sent" and (discarded := re.search(r"\bdiscarded rule=([\w-]+)", each.text)):
-            found[pair].add(("discarded", discarded[1]))
-        elif each.status == "sent" and (parked := re.search(r"\bparked rule=([\w-]+)", each.text)):
-            if keeps_headers_only(parked[1]) and not found[pair]:  # dropped since, to make room: docs/store.md
-                found[pair].add(("discarded", parked[1]))
+        if each.status == "sent" and (done := re.search(r"\b(discarded|parked) rule=([\w-]+)", each.text)):
+            # A refused key's head that is parked no more was dropped since, to make room: docs/store.md.
+            if done[1] == "discarded" or (keeps_headers_only(done[2]) and not found[pair]):
+                found[pair].add(("discarded", done[2]))
         elif each.status not in ("sent", "deferred") and not any(fate == "refused" for fate, _ in found[pair]):
             found[pair].add(("refused", _rule_in(each.text)))
     for pair in evidence.queued:

@@ -55,7 +55,6 @@ KINDS: Final = (
     Kind("the app refuses it", 3, ("key",), ("refused",), ("app-refused",), "X-Soak-App: refuse\n"),
     Kind("the app cannot take it", 3, ("key",), ("parked",), ("app-cannot-take",), "X-Soak-App: cannot-take\n"),
 )  # fmt: skip
-_BY_NAME: Final = {kind.name: kind for kind in KINDS}
 
 
 @dataclass(frozen=True)
