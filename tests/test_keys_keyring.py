@@ -133,13 +133,18 @@ def test_a_hundred_thousand_lines() -> None:
 
 
 class _Content(bytes):
-    """A file's content that counts what is asked of it."""
+    """A file's content that keeps what is asked of it, and how far it was read for that."""
 
-    asked: list[str]
+    asked: list[tuple[str, int]]
+
+    def count(self, *arguments: Any) -> int:
+        self.asked.append(("count", len(self)))
+        return super().count(*arguments)
 
     def find(self, *arguments: Any) -> int:
-        self.asked.append("find")
-        return super().find(*arguments)
+        at = super().find(*arguments)
+        self.asked.append(("find", at))
+        return at
 
 
 @pytest.mark.parametrize("key", [KEY, mint(), mint(expires=DAY - 1), mint(secret=b"x" * 32), "support", ""])
@@ -153,11 +158,12 @@ def test_the_same_work_for_each(key: str, monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(signed, "hmac_sha256", counted)
     monkeypatch.setattr(keyring, "hmac_sha256", counted)
-    content = _Content(LINE.encode())
+    content = _Content(("# about\n" + LINE).encode())
     content.asked = []
     check(KEYS, key, DOMAIN, now=NOW, revoked=content)
     assert macs == [b"gatepost key 1"] * 4 + [b"gatepost revoked 1"]
-    assert len(content.asked) == 4, "for each spelling once, and once more from there to the end"
+    assert [how for how, _ in content.asked] == ["count", "find"] * 2, "each spelling to the end, then as far as a line"
+    assert all(far >= 0 for _, far in content.asked), "a line that is not there is given up for one that is"
 
 
 def test_no_secret_no_key() -> None:

@@ -93,19 +93,18 @@ def revocation_line(secret: bytes, key_id: str, key: str) -> str:
 def _names(revoked: bytes, line: str) -> bool:
     """Whether the file's content has this line, and not behind a `#`.
 
-    The loop is over the places where the line stands, seldom one, and goes on to the end: 100,000 lines cost a millisecond,
-    wherever it stands. A line that is not there is looked at once all the same, at the file's start: it takes as long. Digits
-    in capitals count: a person may have typed it. In doubt (other text beside it) it is revoked.
+    The file is read to its end, then as far as the line, for 100,000 lines in a few milliseconds. A line that is not there
+    takes as long: the file is read as far as another line, which the digits themselves choose. Digits in capitals count: a
+    person may have typed it. In doubt (other text beside it) it is revoked.
     """
     named = False
+    another = revoked.rfind(b"\n", 0, int(line[:8], 16) % (len(revoked) or 1)) + 1
     for spelling in (line.encode("ascii"), line.upper().encode("ascii")):
-        at = revoked.find(spelling)
-        looked = False
-        while at >= 0 or not looked:
-            place = at if at >= 0 else 0
-            line_start = revoked.rfind(b"\n", 0, place) + 1
-            clear = b"#" not in revoked[line_start:place]
-            named |= clear and at >= 0
-            at = revoked.find(spelling, at + len(spelling) if at >= 0 else len(revoked))
-            looked = True
+        times = revoked.count(spelling)
+        sought = spelling if times else revoked[another : another + len(spelling)]
+        at = -1
+        for _ in range(times or 1):
+            at = revoked.find(sought, at + 1)
+            before = revoked[revoked.rfind(b"\n", 0, at) + 1 : at]
+            named |= times > 0 and b"#" not in before
     return named

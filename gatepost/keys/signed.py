@@ -49,7 +49,6 @@ _SECONDS_A_DAY = 86_400
 #: Taken apart and hashed in place of a text that is no key, so that it costs what a key costs: the longest form, subject 0.
 _STAND_IN = "cm" + 51 * "a"
 _STAND_IN_DATA = decode(_STAND_IN)
-_REFUSED_DATA = bytes(16)  # of version 0
 
 
 class _Pieces(Value):
@@ -107,23 +106,25 @@ def mint(
 def verify(text: str, *, secrets: tuple[bytes, ...], key_id: str, domains: tuple[str, ...], today: int) -> Verdict:
     """What this text is. `secrets` oldest first, the newest tried first; `domains` the current one, then former ones.
 
-    Every tag is computed whatever the text is and whichever fits: len(secrets) * len(domains) HMACs, always.
+    Every tag is computed whatever the text is and whichever fits: len(secrets) * len(domains) HMACs, always. So that no time
+    tells more, every text goes the same way: as if it were a key, and only then is it asked whether it was one.
     """
     data = _decoded(text)
-    pieces = _pieces(data)
-    hashed = pieces or _stand_in(data)
-    if pieces is not None:
-        _pieces(_REFUSED_DATA)  # what is no key is taken apart twice, in vain and as what stands in for it
+    octets = data if data is not None else decode(_STAND_IN)
+    as_key = bytes((_VERSION << 4 | octets[0] & _FLAGS,)) + octets[1:]
+    pieces = _pieces(as_key)
+    hashed = pieces or _pieces(_STAND_IN_DATA)
+    is_key = pieces is not None and as_key == data
     assert hashed is not None
     fits = b""
     for secret in reversed(secrets):
         for domain in domains:
             if same(_tag(secret, key_id, _folded(domain), hashed.payload), hashed.tag) and not fits:
                 fits = secret
-    secret = fits if pieces is not None else b""
+    secret = fits if is_key else b""
     shown = hashed if secret else _NO_PIECES
     result: Literal["live", "unknown", "forged", "expired"] = "live"
-    if pieces is None:
+    if not is_key:
         result = "unknown"
     elif not secret:
         result = "forged"
@@ -183,13 +184,6 @@ def subject_bytes(text: str) -> bytes:
     if not text or not all("\x21" <= character <= "\x7e" for character in text):
         raise ValueError(f"subject {text!r}: text is printable ASCII without spaces; write anything else as 0x and hex")
     return text.encode("ascii")
-
-
-def _stand_in(data: bytes | None) -> _Pieces | None:
-    """What is hashed in place of a text that is no key: the same octets as if they were one, where they could be."""
-    if data is None:
-        return _pieces(decode(_STAND_IN))
-    return _pieces(bytes((_VERSION << 4 | data[0] & _FLAGS,)) + data[1:]) or _pieces(_STAND_IN_DATA)
 
 
 def _decoded(text: str) -> bytes | None:
