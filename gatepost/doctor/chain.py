@@ -69,6 +69,8 @@ class _Way:
         self.addresses: tuple[str, ...] = ()
         self.answers: list[str] = []
         self.enforced = False
+        #: Nobody's mail was taken, and that is the fault of a hop before the probe.
+        self.shut = False
         self._dns: DnsQuestions | None = None
 
     def dns(self) -> DnsQuestions:
@@ -223,22 +225,26 @@ def _me(way: _Way) -> str:
     return way.subject.host or socket.getfqdn()
 
 
-def _reply(way: _Way, address: str) -> str:
-    """What RCPT for an address is answered, from the null reverse-path."""
+def _reply(way: _Way, address: str) -> tuple[str, bool]:
+    """What RCPT for an address is answered, from the null reverse-path; where MAIL was not taken what that was, and False."""
     with Dialogue(_arrived(way), _PORT) as dialogue:
         dialogue.hello(_me(way))
-        dialogue.expect("MAIL FROM:<>", "250")
-        reply = dialogue.said(f"RCPT TO:<{address}>")
+        reply = dialogue.said("MAIL FROM:<>")
+        begun = reply.startswith("250")
+        if begun:
+            reply = dialogue.said(f"RCPT TO:<{address}>")
         dialogue.said("QUIT")
-        return reply
+        return reply, begun
 
 
 def _relay(way: _Way) -> Verdict:
     """Is a foreign domain's mail refused."""
     try:
-        reply = _reply(way, _FOREIGN)
+        reply, begun = _reply(way, _FOREIGN)
     except (OSError, SmtpError) as error:
         return unknown(f"{_FOREIGN}: {error}")
+    if not begun:
+        return unknown(f"MAIL FROM:<>: {reply}: nobody's mail is taken, whoever it is for", "see chain-bad-key and chain-probe")
     if reply.startswith("5"):
         return ok(f"{_FOREIGN}: {reply}")
     if reply.startswith("4"):
@@ -259,9 +265,15 @@ def _refuses(way: _Way) -> Verdict:
         return not_used("no route has keys that gatepost checks by itself")
     address = bad_key(route)
     try:
-        reply = _reply(way, address)
+        reply, begun = _reply(way, address)
     except (OSError, SmtpError) as error:
         return unknown(f"{address}: {error}")
+    if not begun:
+        way.shut = True
+        return fail(
+            f"MAIL FROM:<>: {reply}: no mail is taken, whatever its key",
+            "so says Postfix where it cannot ask a milter: gatepost doctor, milter-reachable; else the mail log has the reason",
+        )
     if is_refusal(reply):
         return ok(f"{address}: {reply}")
     return fail(
@@ -275,6 +287,8 @@ def _refuses(way: _Way) -> Verdict:
 
 def _probe(way: _Way) -> Verdict:
     """One message to a fresh key, through SMTP and the queue, to the app."""
+    if way.shut:
+        return unknown("no mail is taken", "mend that first")
     address, route = _arrived(way), _route(way.subject)
     domain = domain_of(route.address)
     keys = route.keys

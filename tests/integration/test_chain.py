@@ -159,6 +159,8 @@ def test_a_certificate_for_nobody_is_told(chained: Chained) -> None:
         well(chained)
 
 
+#: A milter's socket at which nobody listens.
+NOBODY = "inet:127.0.0.1:1"
 #: Settings of smtpd, the hop, its status, a word.
 SETTINGS = [
     pytest.param({"smtpd_tls_security_level": "none"}, "chain-certificate", "warn", "no STARTTLS", id="no TLS"),
@@ -171,6 +173,11 @@ SETTINGS = [
     ),
     pytest.param({"smtpd_relay_restrictions": "defer_unauth_destination"}, "chain-relay", "warn", "4", id="a deferring relay"),
     pytest.param({"smtpd_milters": ""}, "chain-bad-key", "FAIL", "not refused at RCPT", id="no milter"),
+    pytest.param({"smtpd_milters": NOBODY}, "chain-bad-key", "FAIL", "MAIL FROM:<>: 451", id="a milter that is gone"),
+    pytest.param(
+        {"smtpd_milters": NOBODY}, "chain-relay", "unknown", "nobody's mail is taken", id="a milter that is gone, relay"
+    ),
+    pytest.param({"smtpd_milters": NOBODY}, "chain-probe", "unknown", "no mail is taken", id="a milter that is gone, probe"),
     pytest.param({"smtpd_client_restrictions": "reject"}, "chain-probe", "FAIL", "554 5.7.1", id="nobody gets in"),
 ]
 

@@ -36,8 +36,8 @@ def chain(course: Course) -> None:
     for what, hop, broken in (
         ("MX elsewhere", f"chain-mx:{HOST_DOMAIN}", _mx_elsewhere(course)),
         ("Postfix stopped", "chain-port", _stopped(course, "mx1", "postfix", 25)),
-        # Nothing is taken then, a bad key is not even asked for; the checks of the milter itself say why.
-        ("the milter stopped", "chain-probe", _stopped(course, "mx1", "gatepost-milter")),
+        # Nothing is taken then; the checks of the milter itself say why.
+        ("the milter stopped", "chain-bad-key", _stopped(course, "mx1", "gatepost-milter")),
         ("the app stopped", "chain-probe", _stopped(course, "app", "app", 443)),
     ):
         with broken:
