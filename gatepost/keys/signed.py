@@ -110,12 +110,12 @@ def verify(text: str, *, secrets: tuple[bytes, ...], key_id: str, domains: tuple
     tells more, every text goes the same way: as if it were a key, and only then is it asked whether it was one.
     """
     data = _decoded(text)
-    octets = data if data is not None else decode(_STAND_IN)
+    octets = data or decode(_STAND_IN) or b""
     as_key = bytes((_VERSION << 4 | octets[0] & _FLAGS,)) + octets[1:]
     pieces = _pieces(as_key)
     hashed = pieces or _pieces(_STAND_IN_DATA)
     is_key = pieces is not None and as_key == data
-    assert hashed is not None
+    assert hashed is not None  # what stands in is well-formed
     fits = b""
     for secret in reversed(secrets):
         for domain in domains:
@@ -128,7 +128,7 @@ def verify(text: str, *, secrets: tuple[bytes, ...], key_id: str, domains: tuple
         result = "unknown"
     elif not secret:
         result = "forged"
-    elif pieces.expires is not None and today > pieces.expires:
+    elif hashed.expires is not None and today > hashed.expires:
         result = "expired"
     return Verdict(
         result=result, subject=shown.subject, owner=shown.owner, expires=shown.expires, secret=secret, bound=shown.bound
