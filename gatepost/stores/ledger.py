@@ -12,6 +12,7 @@ lease.
 from __future__ import annotations
 
 from gatepost.digest import hmac_sha256, same
+from gatepost.stores import counts
 from gatepost.stores.database import DATABASE, Transaction, close, fetch, open_database
 from gatepost.value import Value
 
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Claim", "Judged", "Ledger", "Limited", "Recorded", "Row"]
 
-#: No time is later (seconds; SQL has no literal for infinity).
-_NEVER: Final = 1e300
 #: Octets kept of an address's HMAC-SHA256: 128 bits, no two addresses meet.
 _HASH_BYTES: Final = 16
 #: Old counts deleted by each message that is counted: more than the three that it adds, so that they come to an end.
@@ -109,9 +108,6 @@ class Recorded(Value):
 
 _SELECT: Final = f"SELECT {', '.join(Row._fields)} FROM delivery"  # noqa: S608 our own names
 
-#: The nth newest of a counter's counts in a time.
-_COUNTED: Final = "(SELECT time FROM counted WHERE counter = ? AND time > ? AND time <= ? ORDER BY time DESC LIMIT 1 OFFSET ?)"
-
 #: An open delivery; only a claim that was limited before replaces one.
 _OPEN: Final = (
     "INSERT OR REPLACE INTO delivery (id, queue_id, first_seen, changed, attempts, cannot_take, fence, lease_until,"
@@ -189,7 +185,7 @@ class Ledger:
 
         A clock that was set back shortens nothing and blocks nothing for ever: a lease that ends more than two leases from now
         counts as over (one lease of grace, so that a small step of the clock does not let a second run in beside the first),
-        and first_seen is never later than now. For counts see `_count`.
+        and first_seen is never later than now. For counts see `counts.count`.
         """
         key = _key(delivery_id)
         with self._transaction() as database:
@@ -231,8 +227,8 @@ class Ledger:
         """Records a whole message that was judged before Postfix queued it; those that did not pass. Raises StoreError.
 
         `token`: 32 hexadecimal digits, random, of this message alone; `binding`: what `recorded` gives back with it. `lease`:
-        see `_count`. Each delivery that passes its limits is counted and gets a row that nobody has: its first claim is attempt
-        1, gets this judgement, and asks no limit. One that is limited gets neither row nor count: its first claim judges it.
+        see `counts.count`. Each delivery that passes its limits is counted and gets a row that nobody has: its first claim is
+        attempt 1, gets this judgement, and asks no limit. One that is limited gets neither: its first claim judges it.
         Deliveries that share a counter count one after the other. A row or a token that is there already stays as it is.
 
         Where limits leave nobody who wants the message nothing is written, not even the token: the caller defers the message,
@@ -272,7 +268,7 @@ class Ledger:
         with Transaction(self._database, self._path, writes=False) as database:
             database.execute("SELECT 1 FROM store").fetchone()
             asked = self._asked(counters)
-            return _fullest(database, asked, now, lease)[0] if asked else None
+            return counts.fullest(database, asked, now, lease)[0] if asked else None
 
     def recorded(self, token: str) -> Recorded | None:
         """What was recorded of a token; None for one that is not known, or is none. Raises StoreError."""
@@ -304,29 +300,14 @@ class Ledger:
     def _count(
         self, database: sqlite3.Connection, delivery: bytes, counters: tuple[Counter, ...], now: float, lease: float
     ) -> tuple[float, str] | None:
-        """Counts a delivery under each counter, or under none where a window is full: then until when, and which.
-
-        A count made at t is in a window of w seconds until t + w. Counts after `now` are in it too: a run that started later
-        may be here first. None of those started more than a lease from now; a count further ahead was made before the clock was
-        set back, and is moved to now. So a wrong clock holds mail up for a lease longer than the window, and no flood passes.
-        """
+        """Until when a window is full, and which; None where the delivery was counted (see `counts.count`)."""
         asked = self._asked(counters)
         if not asked:
             return None
-        full, ahead = _fullest(database, asked, now, lease)
-        if ahead:
-            database.executemany(
-                "UPDATE OR REPLACE counted SET until = until - time + ?, time = ? WHERE counter = ? AND time > ?",
-                [(now, now, hashed, now + lease) for hashed, _ in asked],
-            )
-        if full:
-            return full
-        database.executemany(
-            "INSERT OR REPLACE INTO counted VALUES (?, ?, ?, ?)",
-            [(hashed, now, delivery, now + max(seconds for _, seconds in counter.windows)) for hashed, counter in asked],
-        )
-        self._delete_old(_prune_counts, now, _PRUNE_COUNTS)
-        return None
+        full = counts.count(database, delivery, asked, now, lease)
+        if full is None:
+            self._delete_old(counts.prune, now, _PRUNE_COUNTS)
+        return full
 
     def finish(self, delivery_id: str, fence: int, *, outcome: str, now: float, prune: int = 0, keep: float = 0.0) -> bool:
         """Records the end of a claimed delivery, on the disk when this returns; the judgement is cleared. Raises StoreError.
@@ -384,7 +365,7 @@ class Ledger:
         if limit <= 0:
             return 0
         with self._transaction() as database:
-            _prune_counts(database, now, limit)
+            counts.prune(database, now, limit)
             return _prune(database, now - keep, limit)
 
     def close(self) -> None:
@@ -454,46 +435,6 @@ def _claim_again(database: sqlite3.Connection, key: bytes, row: tuple[Any, ...],
         cannot_take=cannot_take,
         first_seen=first_seen,
         judgement=judged,
-    )
-
-
-def _fullest(
-    database: sqlite3.Connection, asked: list[tuple[bytes, Counter]], now: float, lease: float
-) -> tuple[tuple[float, str] | None, bool]:
-    """Of the windows that are full the one that lasts longest: until when, and which; None where all have room. And whether
-
-    any count is more than a lease ahead. A window that is full has room again when the oldest of as many counts as it holds
-    leaves it. Counts more than a lease ahead stand for now, whether `_count` has moved them yet or not.
-    """
-    windows = [(hashed, counter, *window) for hashed, counter in asked for window in counter.windows]
-    far = [(hashed, now + lease, _NEVER, 1) for hashed, _ in asked]
-    found = _nth(database, far + [(hashed, now - seconds, _NEVER, count) for hashed, _, count, seconds in windows])
-    ahead, oldest = any(time is not None for time in found[: len(far)]), found[len(far) :]
-    if any(time is not None and time > now for time in oldest):
-        near = _nth(database, [(hashed, now, now + lease, count) for hashed, _, count, _ in windows])
-        ended = [now if soon is None else soon for soon in near]
-        oldest = [soon if time is not None and time > now else time for time, soon in zip(oldest, ended, strict=True)]
-    full = [
-        (time + seconds, counter.limit((count, seconds)))
-        for (_, counter, count, seconds), time in zip(windows, oldest, strict=True)
-        if time is not None
-    ]
-    return max(full, default=None), ahead
-
-
-def _nth(database: sqlite3.Connection, wanted: list[tuple[bytes, float, float, int]]) -> list[float | None]:
-    """Of each (counter, after, until, n) the nth newest (from 1) of its counts in that time, None where it has fewer."""
-    values = [value for hashed, after, until, count in wanted for value in (hashed, after, until, count - 1)]
-    found: tuple[float | None, ...] = database.execute(f"SELECT {', '.join([_COUNTED] * len(wanted))}", values).fetchone()
-    return list(found)
-
-
-def _prune_counts(database: sqlite3.Connection, now: float, limit: int) -> None:
-    """Deletes at most so many counts that have left every window."""
-    database.execute(
-        "DELETE FROM counted WHERE (counter, time, delivery) IN"
-        " (SELECT counter, time, delivery FROM counted WHERE until <= ? ORDER BY until LIMIT ?)",
-        (now, limit),
     )
 
 
