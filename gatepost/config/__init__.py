@@ -1,8 +1,9 @@
 """The configuration: YAML in, `Settings` out, or every problem at once.
 
 The map: `source` reads a file and checks its mode; `compiled` keeps a copy that needs no YAML; `loading` is the whole way,
-by `nodes` (YAML to nodes with positions), `scalars` (one text to one value), `schema` (names, types and what must agree) and
-`secret_file`; `notes` collects the problems.
+by `nodes` (YAML to nodes with positions), `scalars` (one text to one value), `schema` with
+`route_schema`, `key_schema` and `sink_schema` (names, types and what must agree), and `secret_file`; `notes` collects the
+problems, and `draft` is what comes out.
 
 Promises: the answer depends on the files alone, never on the environment; a problem names its file, line and column.
 Never: imports YAML for `load_compiled` while the compiled copy is good; looks at the network; shows a secret.

@@ -20,6 +20,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from gatepost.config.draft import Draft
+
 __all__ = ["Built", "build"]
 
 
@@ -57,7 +59,7 @@ def build(path: str, source: tuple[bytes, tuple[Problem, ...]] | None = None) ->
     return Built(tree=tree, warnings=in_order(notes.warnings), secrets_path=draft.secrets_path, secrets_bytes=secrets)
 
 
-def _put_secrets_in(draft: schema.Draft, notes: Notes, private: Notes) -> tuple[bytes, tuple[Problem, ...]]:
+def _put_secrets_in(draft: Draft, notes: Notes, private: Notes) -> tuple[bytes, tuple[Problem, ...]]:
     """Reads the secrets file and gives each use its keys. The bytes, and the problems of the file as a whole."""
     try:
         data, problems = read_secrets(draft.secrets_path)
@@ -81,7 +83,7 @@ def _once(problems: list[Problem]) -> list[Problem]:
     return list(dict.fromkeys(problems))
 
 
-def _warn_of_missing_files(draft: schema.Draft, notes: Notes) -> None:
+def _warn_of_missing_files(draft: Draft, notes: Notes) -> None:
     node: Node
     for path, node in draft.ca_files:
         if not os.path.isfile(path):

@@ -12,7 +12,7 @@ from gatepost.config.scalars import key_secret, webhook_secret
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from gatepost.config.schema import SecretUse
+    from gatepost.config.draft import SecretUse
 
 __all__ = ["decoded", "read_entries"]
 

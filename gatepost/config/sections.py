@@ -2,7 +2,7 @@
 
 Promises: an unknown name is told with the nearest known one, or with the place where it belongs; a wrong type with the right
 one; every name of a mapping is looked at, whatever is wrong with the others.
-Never: knows a name of the configuration: those are `schema`'s.
+Never: knows a name of the configuration: those are `schema`'s and its neighbours'.
 """
 
 from __future__ import annotations
@@ -48,6 +48,11 @@ class Section:
     def good(self, **defaults: Any) -> dict[str, Any]:
         """The values under those names, with these defaults."""
         return {name: self.values.get(name, default) for name, default in defaults.items()}
+
+    def below(self, name: str) -> Section:
+        """The mapping under that name; an empty one where it was not written, or is wrong."""
+        found = self.get(name)
+        return found if isinstance(found, Section) else Section(self.node)
 
 
 def section(
