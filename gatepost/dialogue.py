@@ -14,7 +14,7 @@ import time
 
 from gatepost import consequences, policy, stamp
 from gatepost.ask import DEADLINE as ASK_DEADLINE
-from gatepost.ask import Asker
+from gatepost.asker import Asker, GuardedAsk
 from gatepost.decision import Envelope, Sender, rule_decision
 from gatepost.fault import fault
 from gatepost.frozen import freeze
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from gatepost.decision import Action, Decision
     from gatepost.mail.message import Message
     from gatepost.settings import MilterSettings, ParserLimits, Settings
+    from gatepost.sinks.guard import Note
     from gatepost.stores.ledger import Ledger, Limited
 
 __all__ = ["Arrived", "Dialogue", "Ending", "authenticator_for"]
@@ -97,22 +98,23 @@ class Dialogue:
 
     def __init__(
         self, settings: Settings, *, now: Callable[[], float] = time.time, authenticator: Authenticator | None = None,
-        asker: Asker | None = None,
+        note: Note = lambda *_: None,
     ) -> None:  # fmt: skip
-        """ValueError where the configuration has no `milter:`."""
+        """`note` is told when an app that is asked for keys is left alone. ValueError where there is no `milter:`."""
         if settings.milter is None:
             raise ValueError("the configuration has no milter:")
         self.settings = settings
         self.milter: MilterSettings = settings.milter
         self.now = now
         self._authenticator = authenticator or authenticator_for(settings.milter, settings.parser)
-        self._asker = asker or Asker(now=now)
+        self._asker = Asker(GuardedAsk(settings, note=note), now=now)
         # Not synced: a power cut takes judgements back, and the door behind the queue makes them again.
         self._ledgers = Ledgers(settings.store, synced=False)
 
     def close(self) -> None:
-        """Lets go of the store."""
+        """Lets go of the store, and of what is shown of the apps."""
         self._ledgers.close()
+        self._asker.close()
 
     def recipient(self, envelope: Envelope) -> Decision:
         """The answer at RCPT. Accept without a route: not ours, Postfix decides. Reads only; takes no limit's room."""

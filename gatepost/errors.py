@@ -7,7 +7,7 @@ Never: raised for what a message contains. A message, however hostile, is a valu
 
 from __future__ import annotations
 
-__all__ = ["ConfigError", "GatepostError", "ParkedFullError", "Problem", "StoreError"]
+__all__ = ["ConfigError", "GatepostError", "ParkedFullError", "Problem", "StoreError", "UnreadableProblem"]
 
 from gatepost.value import Value
 
@@ -29,6 +29,10 @@ class Problem(Value):
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
         return f"{where}: {self.text}"
+
+
+class UnreadableProblem(Problem):
+    """A file that cannot be read at the moment: it may pass by itself, for it is the host's mistake and not the file's."""
 
 
 class ConfigError(GatepostError):

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Final, TypeVar
 
-    from gatepost.ask import Question
+    from gatepost.ask import Answer, Question
     from gatepost.decision import Key
     from gatepost.mail.authentication_results import AuthenticationResults
     from gatepost.mail.message import Message
@@ -225,20 +225,27 @@ class _OneLedger:
             self._opened = None
 
 
+def _ask(question: Question, *, deadline: float, now: Callable[[], float]) -> Answer:
+    from gatepost.ask import ask  # most routes ask nobody
+
+    return ask(question, deadline=deadline, now=now)
+
+
 class Gateway:
     """A configuration with its stores open. `now` gives Unix seconds; a test may pass its own.
 
-    With `ledgers` it may be used by many threads at once, else by one. `deliver`: how a sink gets a message
-    (`GuardedSinks.deliver` where the process stays).
+    With `ledgers` it may be used by many threads at once, else by one. `deliver`: how a sink gets a message, `ask`: how the
+    app is asked for a key (`GuardedSinks.deliver` and `GuardedAsk.ask` where the process stays).
     """
 
     def __init__(
         self, settings: Settings, *, now: Callable[[], float] = time.time, ledgers: Ledgers | None = None,
-        deliver: Callable[..., Outcome] = deliver,
+        deliver: Callable[..., Outcome] = deliver, ask: Callable[..., Answer] = _ask,
     ) -> None:  # fmt: skip
         self.settings = settings
         self.now = now
         self._hand = deliver
+        self._ask = ask
         self._ledgers = ledgers or _OneLedger(settings.store)
         self._stays = ledgers is not None
 
@@ -281,8 +288,10 @@ class Gateway:
             facts = facts.replace(sender=known, direct=known is not None)
         elif settings.milter is not None:
             facts = facts.replace(unseen=True)
-        facts = self._ask_the_app(envelope, message, facts, id_, deadline)
+        facts, said = self._ask_the_app(envelope, message, facts, id_, deadline)
         verdict = policy.decide(envelope, message, settings, facts, traced=False)
+        if verdict.rule == "ask-unavailable":
+            verdict = verdict.replace(detail=said)
         still_whole()
         claim = self._claim(id_, envelope, verdict, started, counters(envelope, message, settings, verdict))
         if claim.state in ("limited", "waiting"):
@@ -324,19 +333,20 @@ class Gateway:
 
     def _ask_the_app(
         self, envelope: Envelope, message: Message, facts: policy.Facts, id_: str, deadline: float
-    ) -> policy.Facts:  # fmt: skip
-        """Asks whether the key is alive, where its route says so and no earlier run has judged the message."""
+    ) -> tuple[policy.Facts, str]:  # fmt: skip
+        """Asks whether the key is alive, where its route says so and no earlier run has judged the message.
+
+        With what the log is to say of the answer.
+        """
         key = policy.key_to_ask(envelope, message, self.settings, facts)
         if key is None:
-            return facts
+            return facts, ""
         with self._ledgers.ledger() as ledger:
             row = ledger.look(id_)
         if row is not None and row.passed:
-            return facts.replace(alive="yes")  # the judgement that stands counts
-        from gatepost.ask import ask
-
-        answer = ask(question(envelope, self.settings, key), deadline=deadline, now=self.now)
-        return facts.replace(alive=answer.alive)
+            return facts.replace(alive="yes"), ""  # the judgement that stands counts
+        answer = self._ask(question(envelope, self.settings, key), deadline=deadline, now=self.now)
+        return facts.replace(alive=answer.alive), answer.detail
 
     def _claim(
         self, id_: str, envelope: Envelope, verdict: Decision, started: float, counters: tuple[Counter, ...]

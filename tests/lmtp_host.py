@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ from tempfile import mkdtemp
 from tests.installation import Installation, give_to, install
 from tests.lmtp_client import LmtpClient, lmtp_client
 
-__all__ = ["AS_OWNER", "NOBODY", "Serving", "open_folder", "wait_for"]
+__all__ = ["AS_OWNER", "NOBODY", "PATIENCE", "Serving", "doctor", "open_folder", "wait_for"]
 
 ROOT = Path(__file__).resolve().parent.parent
 NOBODY = 65534
@@ -35,6 +36,18 @@ def wait_for(look: Callable[[], object], what: str) -> None:
     while not look():
         assert time.monotonic() < end, f"waited {PATIENCE:g} s for {what}"
         time.sleep(0.01)
+
+
+def doctor(made: Installation, name: str) -> dict[str, str]:
+    """What `gatepost doctor` says of that check, without Postfix."""
+    code = _GATEPOST.format(root=str(ROOT), filter=str(ROOT / "filter"), change="")
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code, "doctor", "--config", str(made.config), "--json", "--postfix-config", "none"],
+        capture_output=True, text=True, timeout=120, check=False, cwd="/",
+    )  # fmt: skip
+    checks: list[dict[str, str]] = [json.loads(line) for line in done.stdout.splitlines()]
+    (check,) = [check for check in checks if check["name"] == name]
+    return check
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import subprocess
@@ -159,7 +160,6 @@ BAD: list[tuple[str, Callable[[Watched], None], str, str]] = [
 
 def share_secrets(watched: Watched) -> None:
     (watched.made.folder / "secrets.yml").chmod(0o644)
-    os.utime(watched.made.config, (1, 1))  # a mode is no content: it is seen at the next change
 
 
 @pytest.mark.parametrize(("spoil", "says"), [row[1:3] for row in BAD], ids=[row[0] for row in BAD])
@@ -186,6 +186,101 @@ def test_a_bad_change_changes_nothing_and_is_told_once(watched: Watched, spoil: 
     (watched.made.folder / "secrets.yml").chmod(0o600)
     watched.write(good)
     assert (watched.after(), watched.told[-1]) == ("park", "changed")
+
+
+def test_a_mended_mode_is_noticed(watched: Watched) -> None:
+    """What the log told to do (chmod, chown) is all that is needed."""
+    share_secrets(watched)
+    assert watched.after() == "bounce-verified"
+    assert "chmod 600" in watched.told[0]
+    (watched.made.folder / "secrets.yml").chmod(0o600)
+    watched.after()
+    assert watched.told[1:] == ["changed"]
+
+
+class Faults:
+    """What the kernel says of a file that is opened; how often it was tried."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
+        self.number = 0
+        self.tried = 0
+        whole = os.open
+
+        def opened(name: str, *arguments: int, **options: int) -> int:
+            if str(name) == str(path):
+                self.tried += 1
+                if self.number:
+                    raise OSError(self.number, os.strerror(self.number))
+            return whole(name, *arguments, **options)
+
+        monkeypatch.setattr(os, "open", opened)
+
+
+#: File, what the kernel says, whether it is tried again by itself, why.
+UNREADABLE = [
+    ("gatepost.yml", errno.EIO, True, "a disk, or a server of files, that comes back"),
+    ("gatepost.yml", errno.ENOENT, True, "between two steps of who replaces it"),
+    ("gatepost.yml", errno.EMFILE, True, "as many clients as there are descriptors"),
+    ("gatepost.yml", errno.EACCES, False, "a person must mend it, and that is noticed"),
+    ("secrets.yml", errno.EIO, True, "it is part of the configuration"),
+    ("secrets.yml", errno.ESTALE, True, "replaced on another host"),
+    ("secrets.yml", errno.EACCES, False, "a person must mend it, and that is noticed"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "passing"), [row[:3] for row in UNREADABLE],
+    ids=[f"{row[0]} {errno.errorcode[row[1]]}: {row[3]}" for row in UNREADABLE],
+)  # fmt: skip
+def test_what_cannot_be_read_for_a_reason_that_passes_is_tried_again(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch, name: str, number: int, passing: bool
+) -> None:
+    """By itself, without a transaction or another change, each time later up to a bound; told once, and told when it is taken."""
+    watched.write(changed(watched))
+    faults = Faults(monkeypatch, watched.made.folder / name)
+    faults.number = number
+    assert watched.after() == "bounce-verified"
+    (told,) = watched.told
+    assert told.startswith(f"not changed: {watched.made.folder / name}: cannot be read")
+    assert told.endswith("; it is tried again by itself") == passing
+    moments, began = [], watched.time
+    while watched.time < began + 250:
+        before = faults.tried
+        watched.current.retry()
+        moments += [watched.time - began] * (faults.tried > before)
+        watched.time += 0.5
+    assert moments == ([1, 3, 7, 15, 31, 63, 123, 183, 243] if passing else [])
+    assert watched.told == [told]
+    faults.number = 0
+    watched.time += 60
+    watched.current.retry()
+    assert watched.told[1:] == ["changed"] * passing
+    assert watched.current.settings.after_queue == ("park" if passing else "bounce-verified")
+    tried = faults.tried
+    watched.time += 600
+    watched.current.retry()
+    assert faults.tried == tried, "what was taken, and what is wrong, is not tried again"
+
+
+def test_a_change_begins_anew(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has mended it need not wait for the pause; a mistake in it is told, and not tried again."""
+    watched.write(changed(watched))
+    faults = Faults(monkeypatch, watched.made.config)
+    faults.number = errno.EIO
+    assert watched.after() == "bounce-verified"
+    watched.time += 300
+    watched.current.retry()
+    watched.write("routes: [\n")
+    faults.number = 0
+    assert watched.after() == "bounce-verified"
+    assert "is not YAML" in watched.told[1]
+    tried = faults.tried
+    watched.time += 300
+    watched.current.retry()
+    assert faults.tried == tried
+    faults.number = errno.EIO
+    watched.current.look(again=True)
+    assert [line.partition("cannot be read")[1] for line in watched.told[2:]] == ["cannot be read"], "who asks gets an answer"
 
 
 def test_a_changed_secret_is_noticed(watched: Watched) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from gatepost import ask, policy, stamp
+from gatepost import ask, asker, policy, stamp
 from gatepost.authentication import Checked, DmarcResult, Mail
 from gatepost.decision import RULES, Decision, Envelope, Key, Sender
 from gatepost.dialogue import Arrived, Dialogue, Ending
@@ -312,7 +312,7 @@ class Counted:
         self.hmacs = self.asks = self.transactions = 0
         with warm(house) as kept:
             kept._database.set_trace_callback(self.statements.append)
-        for module in (signed, keyring, ledger_module, ask, stamp):
+        for module in (signed, keyring, ledger_module, asker, stamp):
             monkeypatch.setattr(module, "hmac_sha256", self._hmac(module.hmac_sha256))
         monkeypatch.setattr(house.dialogue._asker, "alive", self._ask(house.dialogue._asker.alive))
 

@@ -34,7 +34,8 @@ MAY_IMPORT = {
     "stores": {"value", "errors", "settings", "digest", "client_address"},
     "probe": {"mail", "stores"},
     "sinks": {"value", "settings", "decision", "digest", "mail", "probe"},
-    "ask": {"value", "digest", "sinks"},
+    "ask": {"value", "sinks"},
+    "asker": {"ask", "digest", "settings", "sinks"},
     "authentication": {"value", "settings", "decision", "mail", "screening"},
     "consequences": {"decision", "settings"},
     "gateway": {
@@ -61,6 +62,7 @@ MAY_IMPORT = {
     "fault": {"decision", "errors"},
     "dialogue": {
         "ask",
+        "asker",
         "authentication",
         "consequences",
         "decision",
@@ -74,6 +76,7 @@ MAY_IMPORT = {
         "policy",
         "probe",
         "settings",
+        "sinks",
         "stamp",
         "stores",
         "value",
@@ -81,6 +84,7 @@ MAY_IMPORT = {
     "config": {"value", "errors", "settings", "digest", "mail", "keys"},
     "daemon": {"value", "errors", "settings", "config"},
     "wiring": {"settings", "decision"},
+    "beside": {"doctor"},
     "receiver": {"value", "keys"},
     "doctor": {
         "authentication",
@@ -104,6 +108,7 @@ MAY_IMPORT = {
 DOOR_MAY_IMPORT = {
     "filter": {
         "answer",
+        "asker",
         "config",
         "daemon",
         "decision",
@@ -130,6 +135,7 @@ DOOR_MAY_IMPORT = {
         "mail",
         "masking",
         "settings",
+        "sinks",
         "smtp_reply",
         "value",
     },

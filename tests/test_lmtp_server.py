@@ -9,11 +9,12 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.installation import message
+from tests.installation import give_to, message
 from tests.lmtp_client import QUEUE_ID, LmtpClient, content
 from tests.lmtp_host import NOBODY, ROOT, Serving, open_folder, wait_for
 
@@ -256,6 +257,59 @@ def test_descriptors_that_are_used_up_lose_nothing(fresh: Serving) -> None:
     with fresh.client() as client:
         said = client.message(PERSON, [SUPPORT], message(), queue_id=queue_id(1))
     assert said[0].startswith("250 ")
+
+
+#: A user that nobody else is: RLIMIT_NPROC counts all processes and threads of one.
+LONELY = 64_123
+
+
+@contextmanager
+def few_threads(patience: float) -> Iterator[Serving]:
+    """A master, a worker, and two threads for its clients: more are refused by the kernel. `patience`: seconds to wait for one."""
+    with open_folder() as folder:
+        it = Serving(folder, lmtp=", workers: 1, max_messages: 20")
+        give_to(LONELY, LONELY, it.made)
+        try:
+            change = f"import gatepost_filter.lmtp_worker as worker; worker._PATIENCE = {patience}"
+            it.start(prepare=lambda: resource.setrlimit(resource.RLIMIT_NPROC, (4, 4)), change=change)
+            yield it
+        finally:
+            it.stop()
+
+
+def no_thread(serving: Serving) -> bool:
+    return any("state=trouble" in line and "can't start new thread" in line for line in serving.made.log_lines())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+def test_who_finds_no_thread_waits_for_one() -> None:
+    """A 421 in place of the greeting would count against the whole process; here the message goes on when another has left."""
+    with few_threads(60.0) as serving:
+        with serving.client(), serving.client() as second:
+            waiting = LmtpClient(serving.path)
+            wait_for(lambda: no_thread(serving), "the line")
+            second.sock.close()
+            assert str(waiting.reply()).startswith("220 ")
+            waiting.sock.close()
+        with serving.client() as client:
+            assert client.message(PERSON, [SUPPORT], message(), queue_id=queue_id(1))[0].startswith("250 ")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+def test_who_waits_too_long_for_a_thread_is_told_to_come_back() -> None:
+    """Each in his turn; and the end of the process waits for none of them."""
+    with few_threads(0.5) as serving, serving.client(), serving.client():
+        for _ in range(2):
+            waiting = LmtpClient(serving.path)
+            assert str(waiting.reply()) == "421 4.3.2 Overloaded, come back later"
+            with pytest.raises(EOFError):
+                waiting.reply()
+            waiting.sock.close()
+        waiting = LmtpClient(serving.path)
+        serving.signal(signal.SIGTERM)
+        assert serving.status() == 0
+        assert "killed=" not in serving.made.log_lines()[-1]
+        waiting.sock.close()
 
 
 # -- its life

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,7 +14,7 @@ import pytest
 from gatepost.sinks.circuit import FAILURES
 from tests.faulty_app import FaultyApp
 from tests.installation import WEBHOOK_SECRET, message, webhook
-from tests.lmtp_host import ROOT, Serving, open_folder, wait_for
+from tests.lmtp_host import Serving, doctor, open_folder, wait_for
 from tests.test_lmtp_server import PERSON
 
 SLOW, WELL = "slow@in.example.com", "well@in.example.com"
@@ -68,14 +65,7 @@ class Host:
 
     def doctor(self, sink: str) -> dict[str, str]:
         """What it says of that sink."""
-        code = f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'filter')!r}]\nfrom gatepost.cli import main; sys.exit(main())"
-        done = subprocess.run(
-            [sys.executable, "-I", "-c", code, "doctor", "--config", str(self.serving.made.config), "--json",
-             "--postfix-config", "none"], capture_output=True, text=True, timeout=120, check=False, cwd="/",
-        )  # fmt: skip
-        checks: list[dict[str, str]] = [json.loads(line) for line in done.stdout.splitlines()]
-        (check,) = [check for check in checks if check["name"] == f"sink:{sink}"]
-        return check
+        return doctor(self.serving.made, f"sink:{sink}")
 
     def descriptors(self) -> list[int]:
         """How many each worker has open."""

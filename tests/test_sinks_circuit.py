@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
@@ -24,6 +26,11 @@ from tests.test_sinks_webhook import KEY, LARGE
 GONE: Final = Outcome(kind="unavailable", gone="connecting to app: Connection refused")
 TAKEN: Final = Outcome(kind="delivered")
 BUSY: Final = Outcome(kind="unavailable", detail="429")
+
+
+def run(circuit: Circuit, attempt: Callable[[], Outcome], *, deadline: float = math.inf) -> Outcome:
+    """As a sink's guard does it."""
+    return circuit.run(attempt, lambda why: Outcome(kind="unavailable", detail=why), deadline=deadline)
 
 
 class BugError(Exception):
@@ -52,7 +59,7 @@ class Tried:
                 raise outcome
             return outcome
 
-        return self.circuit.run(attempt)
+        return run(self.circuit, attempt)
 
     def open(self) -> None:
         for _ in range(FAILURES):
@@ -214,7 +221,7 @@ class Burst:
     def __init__(self, count: int, outcome: Outcome) -> None:
         self.circuit = Circuit()
         for _ in range(FAILURES):
-            self.circuit.run(lambda: GONE)
+            run(self.circuit, lambda: GONE)
         self.circuit._next = 0.0
         self.begun, self.end = threading.Event(), threading.Event()
         self.outcomes: list[Outcome] = []
@@ -227,7 +234,7 @@ class Burst:
             thread.start()
 
     def _run(self, attempt: Callable[[], Outcome]) -> None:
-        self.outcomes.append(self.circuit.run(attempt))
+        self.outcomes.append(run(self.circuit, attempt))
 
     def _hang(self) -> Outcome:
         self.begun.set()
@@ -262,6 +269,23 @@ def test_nobody_waits_long_for_a_trial_that_hangs(monkeypatch: pytest.MonkeyPatc
     assert {outcome.kind for outcome in burst.outcomes} == {"unavailable"}
     burst.finish()
     assert burst.circuit.opened is None
+
+
+def test_nobody_waits_for_a_trial_beyond_the_own_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has less time than the trial may take is deferred when his time is over."""
+    monkeypatch.setattr(module, "WAIT", 300.0)
+    burst = Burst(0, TAKEN)
+    outcomes: list[Outcome] = []
+    hurried = threading.Thread(
+        target=lambda: outcomes.append(run(burst.circuit, lambda: TAKEN, deadline=time.monotonic() + 0.05))
+    )
+    hurried.start()
+    try:
+        wait_for(lambda: outcomes, "the end of the time")
+        assert outcomes[0].detail.startswith("left alone")
+    finally:
+        burst.finish()
+        hurried.join(30)
 
 
 #: The app's behaviour; what is said of it, "" where the message may be the reason; why.

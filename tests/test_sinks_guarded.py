@@ -39,7 +39,7 @@ class Guarded:
     def __init__(self, store: Path, app: FaultyApp, path: str = "mail", **more: Any) -> None:
         self.sink = Sink(name="app", kind="webhook", target=app.url(path), secrets=(KEY,), **more)
         self.notes: list[str] = []
-        self.sinks = GuardedSinks(settings(store, self.sink), note=lambda sink, detail: self.notes.append(f"{sink}: {detail}"))
+        self.sinks = GuardedSinks(settings(store, self.sink), note=lambda *said: self.notes.append(": ".join(said)))
 
     def send(self) -> str:
         return self.sinks.deliver(self.sink, make_delivery(), deadline=in_seconds(30)).detail
@@ -50,7 +50,7 @@ class Guarded:
 
     def trial(self) -> str:
         """The next message, as if the pause were over."""
-        self.sinks._guarded["app"]._circuit._next = 0.0
+        self.sinks._guarded["app"][0]._circuit._next = 0.0
         return self.send()
 
 
@@ -59,18 +59,18 @@ def test_an_opening_is_noted_and_shown_and_so_is_the_end(tmp_path: Path) -> None
     with FaultyApp(secrets=[SECRET], behaviour="status/503") as app:
         guarded = Guarded(tmp_path, app)
         guarded.open()
-        assert guarded.notes == [f"app: open after {FAILURES} failures: it answers 503"]
+        assert guarded.notes == [f"sink: app: open after {FAILURES} failures: it answers 503"]
         assert guarded.send() == "left alone for a while: it answers 503"
         (path,) = tmp_path.iterdir()
         assert (path.name, path.stat().st_mode & 0o777) == (f"circuit.app.{os.getpid()}", 0o600)
-        (shown,) = open_circuits.read(str(tmp_path), "app")
+        (shown,) = open_circuits.read(str(tmp_path), "sink", "app")
         assert abs(shown.since - time.time()) < 60
         assert shown == OpenCircuit(since=shown.since, failures=FAILURES, reason="it answers 503")
         assert guarded.trial().startswith("503")
         assert len(guarded.notes) == 1
         app.behaviour = "ok"
         assert guarded.trial() == "200 Because"
-        assert guarded.notes[1].startswith("app: closed: it answers again, after ")
+        assert guarded.notes[1].startswith("sink: app: closed: it answers again, after ")
         assert list(tmp_path.iterdir()) == []
         app.behaviour = "status/503"
         guarded.open()
@@ -85,11 +85,11 @@ def test_a_store_that_cannot_be_written_does_not_matter(tmp_path: Path) -> None:
         guarded = Guarded(tmp_path / "none", app)
         guarded.open()
         assert guarded.notes[1:] == [
-            f"app: open, which gatepost doctor cannot see: {tmp_path / 'none'}: No such file or directory"
+            f"sink: app: open, which gatepost doctor cannot see: {tmp_path / 'none'}: No such file or directory"
         ]
         app.behaviour = "ok"
         assert guarded.trial() == "200 Because"
-        assert guarded.notes[2].startswith("app: closed")
+        assert guarded.notes[2].startswith("sink: app: closed")
         guarded.sinks.close()
 
 
@@ -99,14 +99,14 @@ def test_the_share_of_a_worker(tmp_path: Path) -> None:
     for at_once, workers, share in rows:
         sink = Sink(name="box", kind="maildir", target="/var/mail/box", at_once=at_once)
         guarded = GuardedSinks(settings(tmp_path, sink, workers=workers), note=lambda *_: None)
-        assert guarded._guarded["box"]._bulkhead.size == share
+        assert guarded._guarded["box"][0]._bulkhead.size == share
 
 
 def test_a_full_sink_says_so(tmp_path: Path) -> None:
     """The line tells the setting that bounds it; the sink is not touched."""
     with FaultyApp(secrets=[SECRET]) as app:
         guarded = Guarded(tmp_path, app, at_once=1)
-        bulkhead = guarded.sinks._guarded["app"]._bulkhead
+        bulkhead = guarded.sinks._guarded["app"][0]._bulkhead
         with bulkhead.place(in_seconds(60)):
             bulkhead._moved = 0.0
             outcome = guarded.sinks.deliver(guarded.sink, make_delivery(), deadline=in_seconds(30))
@@ -119,38 +119,74 @@ def test_a_full_sink_says_so(tmp_path: Path) -> None:
 # -- the file
 
 
-def test_what_a_dead_process_left_counts_for_nothing(tmp_path: Path) -> None:
-    """Its lock is gone with it, whoever has its number now; the next opening clears it away."""
-    code = (
-        f"import sys, os; sys.path.insert(0, {os.path.dirname(HERE)!r})\n"
-        "from gatepost.sinks.open_circuits import OpenCircuit, Sign\n"
-        "sign = Sign(sys.argv[1], 'app', OpenCircuit(since=1.0, failures=5, reason='x'))\n"
-        "print(os.getpid(), flush=True); sys.stdin.read()"
-    )
-    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+#: Opens a circuit, as far as the first call of a function, or whole. {}: that function.
+_OPENS = """
+import sys, os, fcntl, time
+sys.path.insert(0, {root!r})
+from gatepost.sinks.open_circuits import OpenCircuit, Sign
+def stop(*_):
+    print(flush=True)
+    time.sleep(600)
+{change}
+sign = Sign(sys.argv[1], 'sink', 'app', OpenCircuit(since=1.0, failures=5, reason='x'))
+stop()
+"""
+#: Where the process is killed; what it leaves; why.
+KILLED = [
+    ("fcntl.flock = stop", "circuit.app.{}.part", "made, and not locked yet"),
+    ("os.write = stop", "circuit.app.{}.part", "locked, and empty"),
+    ("os.rename = stop", "circuit.app.{}.part", "whole, and not in its place"),
+    ("", "circuit.app.{}", "in its place"),
+]
+
+
+@pytest.mark.parametrize(("change", "name"), [row[:2] for row in KILLED], ids=[row[2] for row in KILLED])
+def test_what_a_killed_process_left_is_cleared_away(tmp_path: Path, change: str, name: str) -> None:
+    """By the next process that starts, and only once its own is gone; it counts for nothing in any case."""
+    code = _OPENS.format(root=os.path.dirname(HERE), change=change)
+    mine = Sign(str(tmp_path), "ask", "desk", CIRCUIT)
+    ours = Path(mine._path).name
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
-        pid = int(other.stdout.readline())
-        assert open_circuits.read(str(tmp_path), "app") == (OpenCircuit(since=1.0, failures=5, reason="x"),)
-        other.kill()
-    assert [path.name for path in tmp_path.iterdir()] == [f"circuit.app.{pid}"]
-    assert open_circuits.read(str(tmp_path), "app") == ()
-    sign = Sign(str(tmp_path), "app", CIRCUIT)
-    assert [path.name for path in tmp_path.iterdir()] == [f"circuit.app.{os.getpid()}"]
-    assert open_circuits.read(str(tmp_path), "app") == (CIRCUIT,)
-    sign.remove()
+        try:
+            assert other.stdout.readline() == b"\n"
+            left = name.format(other.pid)
+            open_circuits.clear(str(tmp_path))
+            assert {path.name for path in tmp_path.iterdir()} == {left, ours}
+            assert len(open_circuits.read(str(tmp_path), "sink", "app")) == (not change)
+        finally:
+            other.kill()
+    assert {path.name for path in tmp_path.iterdir()} == {left, ours}
+    assert open_circuits.read(str(tmp_path), "sink", "app") == ()
+    open_circuits.clear(str(tmp_path))
+    assert {path.name for path in tmp_path.iterdir()} == {ours}
+    mine.remove()
+
+
+def test_clearing_touches_nothing_else(tmp_path: Path) -> None:
+    """Nothing of another name, and no process is kept from its start by a store that it cannot read."""
+    names = {"circuit.app", "circuit.app.x", "circuit.app.part", "xcircuit.app.1", "circuit.app.1.new", "gatepost.sqlite"}
+    gone = {f"circuit.app.{os.getpid()}", f"circuit.app.{os.getpid()}.part", "circuit.ask:desk.1"}
+    for name in names | gone:
+        (tmp_path / name).write_text("no JSON")
+    names.add("circuit.a.1")
+    (tmp_path / "circuit.a.1").symlink_to("gatepost.sqlite")
+    open_circuits.clear(str(tmp_path))
+    assert {path.name for path in tmp_path.iterdir()} == names
+    open_circuits.clear(str(tmp_path / "none"))
 
 
 def test_each_sink_has_its_own(tmp_path: Path) -> None:
     """Also where one's name begins with another's, and whatever else lies there."""
     for name in ("circuit.app", "circuit.app.x", "circuit.app.1.part", "circuit.app.2"):
         (tmp_path / name).write_text("no JSON")
-    signs = [Sign(str(tmp_path), name, CIRCUIT) for name in ("app", "app-2")]
+    signs = [Sign(str(tmp_path), "sink", name, CIRCUIT) for name in ("app", "app-2")]
     for name in ("app", "app-2"):
-        assert open_circuits.read(str(tmp_path), name) == (CIRCUIT,)
-    assert open_circuits.read(str(tmp_path), "ap") == ()
+        assert open_circuits.read(str(tmp_path), "sink", name) == (CIRCUIT,)
+    assert open_circuits.read(str(tmp_path), "sink", "ap") == ()
     for sign in signs:
         sign.remove()
-        sign_again = Sign(str(tmp_path), "app", CIRCUIT)
+        sign_again = Sign(str(tmp_path), "sink", "app", CIRCUIT)
         sign_again.remove()
 
 
@@ -160,9 +196,9 @@ def test_the_doctor_tells(tmp_path: Path) -> None:
         sink = Sink(name="app", kind="webhook", target=app.url(), secrets=(KEY,))
         subject = Subject.__new__(Subject)
         subject.__dict__.update(probe=False, settings=settings(tmp_path, sink), config="/etc/gatepost/gatepost.yml")
-        assert doctor._circuit(subject, sink) is None
-        sign = Sign(str(tmp_path), "app", CIRCUIT)
-        verdict = doctor._circuit(subject, sink)
+        assert doctor._circuit(subject, "sink", "app") is None
+        sign = Sign(str(tmp_path), "sink", "app", CIRCUIT)
+        verdict = doctor._circuit(subject, "sink", "app")
         assert verdict is not None
         assert verdict.status == "warn"
         assert verdict.evidence == (
@@ -178,6 +214,6 @@ def test_every_kind_of_sink_is_guarded(kind: Any, tmp_path: Path) -> None:
     target = "/bin/true" if kind == "command" else str(tmp_path / "Maildir")
     sink = Sink(name="box", kind=kind, target=target, argv=(target,) if kind == "command" else ())
     guarded = GuardedSinks(settings(tmp_path, sink), note=lambda *_: None)
-    bulkhead = guarded._guarded["box"]._bulkhead
+    bulkhead = guarded._guarded["box"][0]._bulkhead
     assert guarded.deliver(sink, make_delivery(), deadline=in_seconds(30)).kind == "delivered"
     assert bulkhead._free == bulkhead.size

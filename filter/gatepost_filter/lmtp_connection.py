@@ -13,8 +13,10 @@ import socket
 import threading
 import time
 from contextlib import ExitStack
+from functools import partial
 
 from gatepost import answer, log
+from gatepost.asker import GuardedAsk
 from gatepost.daemon.room import Room
 from gatepost.decision import rule_decision
 from gatepost.errors import GatepostError
@@ -69,18 +71,23 @@ class CutOffError(GoneError):
 
 
 class Engine:
-    """What stands on one configuration: the gateway, and the ledger and the sinks for its threads. For `Current`."""
+    """What stands on one configuration: the gateway, and the ledger and the apps for its threads. For `Current`."""
 
     def __init__(self, settings: Settings) -> None:
         if settings.lmtp is None:
             raise GatepostError(f"{settings.file}: there is no lmtp: section")
-        self._sinks = GuardedSinks(settings, note=lambda sink, detail: _note_circuit(settings, sink, detail))
-        self.gateway = Gateway(settings, ledgers=Ledgers(settings.store), deliver=self._sinks.deliver)
+        note = partial(_note_circuit, settings)
+        self._sinks = GuardedSinks(settings, note=note)
+        self._asked = GuardedAsk(settings, note=note, workers=settings.lmtp.workers)
+        self.gateway = Gateway(
+            settings, ledgers=Ledgers(settings.store), deliver=self._sinks.deliver, ask=self._asked.ask
+        )  # fmt: skip
 
     def close(self) -> None:
         """Lets go of the store, and of the connections to the app."""
         self.gateway.close()
         self._sinks.close()
+        self._asked.close()
 
 
 class Shared(Value):
@@ -356,9 +363,9 @@ class Connection:
         log.write(line, log.destination(settings), error=True)
 
 
-def _note_circuit(settings: Settings, sink: str, detail: str) -> None:
+def _note_circuit(settings: Settings, kind: str, name: str, detail: str) -> None:
     """A line of the process: `lmtp: state=circuit sink=app detail="open after 5 failures: ..."`."""
-    log.write(log.line("lmtp", state="circuit", sink=sink, detail=detail), log.destination(settings), error=True)
+    log.write(log.line("lmtp", state="circuit", **{kind: name}, detail=detail), log.destination(settings), error=True)
 
 
 def _spoken(receipt: Receipt) -> str:

@@ -1,8 +1,9 @@
 """One of the warm process's workers: takes clients from the socket, a thread for each, and ends what takes too long.
 
 Promises: only root, our own user and the configured peers are heard. A message that is not answered at timing.deadline is
-deferred, whatever its thread hangs in. Told to end, it takes no more clients, finishes what is in flight (FINISH seconds at
-most), defers the rest and is gone; so it does when the process that started it is gone.
+deferred, whatever its thread hangs in. A client for whom there is no thread waits for one. Told to end, it takes no more
+clients, finishes what is in flight (FINISH seconds at most), defers the rest and is gone; so it does when the process that
+started it is gone.
 Never: has more threads than it has room for messages, and as many again, and one for each webhook (`sinks.kept`); starts
 a process but by the command sink.
 """
@@ -22,6 +23,7 @@ import time
 from gatepost import log
 from gatepost.daemon import memory
 from gatepost.daemon.room import Room
+from gatepost.sinks import open_circuits
 from gatepost_filter.lmtp_connection import Connection, Shared
 
 TYPE_CHECKING = False
@@ -40,6 +42,9 @@ FINISH: Final = 20.0
 PULSE: Final = 0.5
 #: Seconds without a look at the socket when descriptors or threads are used up: others may end meanwhile.
 _SHORT: Final = 0.5
+#: Seconds that a client without a thread waits for one: as long as a message waits for room. A 421 in place of the greeting
+#: counts against all of us: with as many in a row as it brings at once, Postfix stops bringing any for minimal_backoff_time.
+_PATIENCE: Final = 10.0
 #: Seconds between two lines about the same trouble.
 _QUIET: Final = 10.0
 _UCRED: Final = struct.Struct("3i")  # socket(7): pid, uid, gid
@@ -57,6 +62,8 @@ class Worker:
         self._most = 2 * share
         self._connections: dict[Connection, float] = {}
         self._changing = threading.Lock()
+        #: A client that has no thread yet; while there is one, no other is taken.
+        self._without_thread: tuple[Connection, socket.socket, float] | None = None
         self._not_before = 0.0
         self._told: dict[str, float] = {}
 
@@ -69,6 +76,7 @@ class Worker:
             signal.signal(number, lambda *_: None)
         signal.set_wakeup_fd(mouth, warn_on_full_buffer=False)
         memory.give_back()
+        open_circuits.clear(self._current.settings.store)
         self._listener.setblocking(False)
         self._lifeline.setblocking(False)
         while not self._turn(ear):
@@ -81,8 +89,8 @@ class Worker:
         look = select.poll()
         look.register(ear, select.POLLIN)
         look.register(self._lifeline, select.POLLIN)
-        now = time.monotonic()
-        if len(self._connections) < self._most and now >= self._not_before:
+        self._look_for_a_thread()
+        if not self._without_thread and len(self._connections) < self._most and time.monotonic() >= self._not_before:
             look.register(self._listener, select.POLLIN)
         events = dict(look.poll(PULSE * 1000))
         if self._lifeline.fileno() in events:  # nothing is ever sent to us: it is the end
@@ -95,6 +103,7 @@ class Worker:
                 self._current.look(again=True)
         if self._listener.fileno() in events:
             self._accept()
+        self._current.retry()
         self._watch()
         return False
 
@@ -124,16 +133,28 @@ class Worker:
             return
         if not self._may(sock):
             return
-        connection = Connection(sock, self._shared)
+        connection, now = Connection(sock, self._shared), time.monotonic()
         with self._changing:
-            self._connections[connection] = time.monotonic()
+            self._connections[connection] = now
+        self._without_thread = connection, sock, now + _PATIENCE
+        self._look_for_a_thread()
+
+    def _look_for_a_thread(self) -> None:
+        """One for the client that has none, if there is one to be had."""
+        now = time.monotonic()
+        if self._without_thread is None or now < self._not_before:
+            return
+        connection, sock, until = self._without_thread
         try:
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
-        except RuntimeError as error:
-            self._forget(connection)
-            connection.give_up("overloaded")
-            sock.close()
+        except RuntimeError as error:  # can't start new thread: RLIMIT_NPROC, TasksMax, no memory
             self._trouble(str(error))
+            if now < until:
+                return
+            self._forget(connection)
+            connection.give_up("overloaded", farewell="421 4.3.2 Overloaded, come back later")
+            sock.close()
+        self._without_thread = None
 
     def _may(self, sock: socket.socket) -> bool:
         """Whether this client may deliver; one that may not is told so, for the time being."""

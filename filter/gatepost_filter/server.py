@@ -149,6 +149,7 @@ class _Master:
                 return True
             elif signal.SIGHUP in signals:
                 self._reload()
+        self._current.retry()
         self._bury()
         self._look_after()
         return False

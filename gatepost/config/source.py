@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import stat
 
-from gatepost.errors import ConfigError, Problem
+from gatepost.errors import ConfigError, Problem, UnreadableProblem
 
 __all__ = ["MAX_BYTES", "read_config", "read_secrets"]
 
@@ -55,7 +55,7 @@ def _read(path: str) -> tuple[bytes, int]:
     except PermissionError:
         raise ConfigError((Problem(file=path, text=_not_permitted(path)),)) from None
     except OSError as fault:
-        raise ConfigError((Problem(file=path, text=f"cannot be read: {fault.strerror}"),)) from None
+        raise ConfigError((UnreadableProblem(file=path, text=f"cannot be read: {fault.strerror}"),)) from None
     except ValueError:  # NUL in the name, or text that is no file name
         raise ConfigError((Problem(file=path, text="is no file name"),)) from None
     if len(data) > MAX_BYTES:

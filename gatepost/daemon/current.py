@@ -1,7 +1,8 @@
 """The configuration in force: noticed when it changes on disk, and never half a change.
 
 Promises: a transaction keeps the configuration that it began with; a file that is wrong changes nothing and is told once for
-each change of it; an old configuration lets go of its store when its last transaction has ended.
+each change of it; one that could not be read, for a reason that may pass, is told once and tried again by itself; an old
+configuration lets go of its store when its last transaction has ended.
 Never: looks at the disk more often than once a second; makes a transaction wait for another that loads.
 """
 
@@ -13,7 +14,7 @@ import time
 from typing import Generic, Protocol, TypeVar
 
 from gatepost.config.loading import build
-from gatepost.errors import ConfigError
+from gatepost.errors import ConfigError, UnreadableProblem
 from gatepost.value import Value
 
 TYPE_CHECKING = False
@@ -23,12 +24,16 @@ if TYPE_CHECKING:
 
     from gatepost.settings import Settings
 
-    Marks = tuple[tuple[int, int, int] | None, ...]
+    Marks = tuple[tuple[int, ...] | None, ...]
 
 __all__ = ["Closes", "Current", "Lease"]
 
 #: Seconds between two looks at the files.
 _LOOK_EVERY: Final = 1.0
+#: Seconds until what could not be read is tried again: the first, doubled each time, and the longest. A file that is missing
+#: for good costs so much for as long as it is.
+_FIRST_RETRY: Final = 1.0
+_LONGEST_RETRY: Final = 60.0
 
 
 class Closes(Protocol):
@@ -90,6 +95,8 @@ class Current(Generic[Engine]):
         self._files, self._marks = read.files, read.marks
         self._in_force = _InForce(read.settings, open_engine(read.settings))
         self._looked = now()
+        self._pause = _FIRST_RETRY
+        self._retry_at: float | None = None
 
     @property
     def settings(self) -> Settings:
@@ -106,7 +113,7 @@ class Current(Generic[Engine]):
         return Lease(held.settings, held.engine, lambda: self._given_back(held))
 
     def look(self, *, again: bool = False) -> None:
-        """Loads what has changed since the last look; `again`: even what has not. Never raises.
+        """Loads what has changed since the last look, or could not be read; `again`: even what has not. Never raises.
 
         Where another thread looks, it does not wait for it.
         """
@@ -115,21 +122,43 @@ class Current(Generic[Engine]):
         try:
             self._looked = self._now()
             marks = _marks(self._files)
+            due = self._retry_at is not None and self._looked >= self._retry_at
             if again or marks != self._marks:
-                self._marks = marks
-                self._change()
-        except ConfigError as error:
-            for problem in error.problems:
-                self.note(f"not changed: {problem}")
-        except Exception as error:  # noqa: BLE001  # the configuration in force still serves
-            self.note(f"not changed: {type(error).__name__}: {error}")
+                self._pause, self._retry_at = _FIRST_RETRY, None
+            elif not due:
+                return
+            self._marks = marks
+            self._try()
         finally:
             self._looking.release()
+
+    def retry(self) -> None:
+        """Looks, if something could not be read and it is time to try again. For a process to call every second or so."""
+        at = self._retry_at  # another thread may take it back
+        if at is not None and self._now() >= at:
+            self.look()
+
+    def _try(self) -> None:
+        try:
+            self._change()
+        except ConfigError as error:
+            passing = all(isinstance(each, UnreadableProblem) for each in error.problems)
+            self._failed(tuple(map(str, error.problems)), passing=passing)
+        except Exception as error:  # noqa: BLE001  # the configuration in force still serves
+            self._failed((f"{type(error).__name__}: {error}",), passing=isinstance(error, (OSError, MemoryError)))
+
+    def _failed(self, problems: tuple[str, ...], *, passing: bool) -> None:
+        """Tells it, if it is news, and whether it is tried again."""
+        first = self._retry_at is None
+        self._retry_at = self._looked + self._pause if passing else None
+        self._pause = min(2 * self._pause, _LONGEST_RETRY)
+        for problem in problems if first or not passing else ():
+            self.note(f"not changed: {problem}{'; it is tried again by itself' if passing else ''}")
 
     def _change(self) -> None:
         read = _read(self._path, self._files)
         new = _InForce(read.settings, self._open_engine(read.settings))
-        self._files, self._marks = read.files, read.marks
+        self._files, self._marks, self._retry_at = read.files, read.marks, None
         with self._holding:
             old, self._in_force = self._in_force, new
             old.replaced = True
@@ -169,9 +198,10 @@ def _marks(files: tuple[str, ...]) -> Marks:
     return tuple(map(_mark, files))
 
 
-def _mark(path: str) -> tuple[int, int, int] | None:
+def _mark(path: str) -> tuple[int, ...] | None:
+    """With the time of its last change of owner or mode: a file that may not be read, or that others may, is mended so."""
     try:
         status = os.stat(path)
     except OSError:
         return None
-    return status.st_mtime_ns, status.st_size, status.st_ino
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino

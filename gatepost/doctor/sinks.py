@@ -1,7 +1,9 @@
-"""The sinks, from outside: does a webhook's host answer, with a certificate that is good; may a Maildir be written to.
+"""The sinks, and the apps that are asked for keys, from outside: does the host answer, with a certificate that is good; may a
 
-Promises: each sink has its own check, and its own time; nothing is sent over a connection, so no app notices. A circuit that
-the warm process has open is told.
+Maildir be written to.
+
+Promises: each has its own check, and its own time; nothing is sent over a connection, so no app notices. A circuit that a
+process which stays has open is told.
 Never: writes to a Maildir, runs a command's program, or follows a name from the configuration with other rights than a message.
 """
 
@@ -24,7 +26,8 @@ if TYPE_CHECKING:
     from typing import Final
 
     from gatepost.doctor.check import Questions, Verdict
-    from gatepost.settings import Sink
+    from gatepost.settings import Ask, Sink
+    from gatepost.sinks.guard import Kind
 
 __all__ = ["PATIENCE", "questions", "sinks_in_use"]
 
@@ -33,10 +36,21 @@ PATIENCE: Final = 10.0
 
 
 def questions(subject: Subject) -> Questions:
-    """One for each sink, in the order of the configuration."""
-    return tuple(
-        (f"sink:{sink.name}", subject.as_owner(lambda sink=sink: _sink(subject, sink)))  # type: ignore[misc]
-        for sink in subject.sound.sinks
+    """One for each sink, and one for each URL that is asked, by its first route: in the order of the configuration."""
+    asked = {
+        route.keys.ask.url: (route.name, route.keys.ask)
+        for route in reversed(subject.sound.routes)
+        if route.keys is not None and route.keys.ask is not None
+    }
+    return (
+        *(
+            (f"sink:{sink.name}", subject.as_owner(lambda sink=sink: _sink(subject, sink)))  # type: ignore[misc]
+            for sink in subject.sound.sinks
+        ),
+        *(
+            (f"ask:{name}", subject.as_owner(lambda name=name, ask=ask: _ask(subject, name, ask)))  # type: ignore[misc]
+            for name, ask in reversed(asked.values())
+        ),
     )
 
 
@@ -49,40 +63,49 @@ def _sink(subject: Subject, sink: Sink) -> Verdict:
     if sink.name not in sinks_in_use(subject):
         return not_used("no route delivers to it")
     if sink.kind == "webhook":
-        verdict = _webhook(subject, sink)
+        verdict = _app(subject, sink.target, sink.ca_file, "the sink's url and ca_file")
+        if verdict.status == "ok" and not subject.probe:
+            verdict = verdict.replace(evidence=f"{verdict.evidence}; gatepost doctor --probe asks whether it is the app")
     else:
         verdict = _maildir(sink.target) if sink.kind == "maildir" else _command(sink.argv)
-    return _circuit(subject, sink) or verdict if verdict.status == "ok" else verdict
+    return _circuit(subject, "sink", sink.name) or verdict if verdict.status == "ok" else verdict
 
 
-def _circuit(subject: Subject, sink: Sink) -> Verdict | None:
-    """What the warm process has seen of the sink, where that is worse than what a look from here shows."""
-    if not os.path.isdir(subject.sound.store) or not (found := open_circuits.read(subject.sound.store, sink.name)):
+def _ask(subject: Subject, route: str, ask: Ask) -> Verdict:
+    verdict = _app(subject, ask.url, ask.ca_file, f"ask: of route {route}")
+    return _circuit(subject, "ask", route) or verdict if verdict.status == "ok" else verdict
+
+
+def _circuit(subject: Subject, kind: Kind, name: str) -> Verdict | None:
+    """What the processes that stay have seen of the app, where that is worse than what a look from here shows."""
+    if not os.path.isdir(subject.sound.store) or not (found := open_circuits.read(subject.sound.store, kind, name)):
         return None
     since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(found[0].since))
+    if kind == "sink":
+        where = f"{len(found)} of the warm process's workers; messages wait in Postfix's queue"
+    else:
+        where = f"{len(found)} of the milter and the warm process's workers; mail to its keys has to come again"
     return warn(
-        f"{sink.name}: circuit open since {since} after {found[0].failures} failures ({found[0].reason}), in {len(found)} of "
-        "the warm process's workers; messages wait in Postfix's queue",
+        f"{name}: circuit open since {since} after {found[0].failures} failures ({found[0].reason}), in {where}",
         "see that the app is well: one message in each pause tries it, and the first that it answers closes the circuit",
     )
 
 
-def _webhook(subject: Subject, sink: Sink) -> Verdict:
-    """Name, connection, certificate: what comes before the first octet of a message."""
+def _app(subject: Subject, target: str, ca_file: str, setting: str) -> Verdict:
+    """Name, connection, certificate: what comes before the first octet of a message. `setting`: where the URL stands."""
     try:
-        url = parse_url(sink.target)
-        open_wire(url.host, url.port, secure=url.secure, ca_file=sink.ca_file, deadline=time.monotonic() + PATIENCE).close()
+        url = parse_url(target)
+        open_wire(url.host, url.port, secure=url.secure, ca_file=ca_file, deadline=time.monotonic() + PATIENCE).close()
     except WireError as error:
         mend = "is the app running, and its port open for this host?"
         if error.kind == "misconfigured":
             mend = (
-                f"mend the app's certificate, or the sink's url and ca_file in {subject.config};"
-                f" look with: openssl s_client -connect {sink.target.partition('://')[2].partition('/')[0]}"
+                f"mend the app's certificate, or {setting} in {subject.config};"
+                f" look with: openssl s_client -connect {target.partition('://')[2].partition('/')[0]}"
             )
-        return fail(f"{_shown(sink.target)}: {error}: mail waits in the queue", mend)
+        return fail(f"{_shown(target)}: {error}: mail waits in the queue", mend)
     how = "over TLS, its certificate is good" if url.secure else "without TLS"
-    asked = "" if subject.probe else "; gatepost doctor --probe asks whether it is the app"
-    return ok(f"{_shown(sink.target)}: answers {how}{asked}")
+    return ok(f"{_shown(target)}: answers {how}")
 
 
 def _shown(target: str) -> str:

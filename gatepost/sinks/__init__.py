@@ -2,8 +2,8 @@
 
 The map: `delivery` (what a sink is given, what it answers); `webhook`, `maildir`, `command` (the sinks); `envelope_json` (the
 webhook's body), `head_fields` (what stands in front of a raw message); `http_post` over `wire` or `wire_tls` (one request, one
-deadline). For a process that stays: `guarded` (all of this behind `bulkhead` and `circuit`, over connections that are `kept`),
-`open_circuits` (what the doctor reads).
+deadline). For a process that stays: `guarded` (each behind a `guard`, that is a `bulkhead` and a `circuit`, and over
+connections that are `kept`), `open_circuits` (what the doctor reads).
 
 Promises: `deliver` ends by its deadline and answers with an `Outcome`; only "delivered" lets a door acknowledge the message.
 Never: raises for anything that the other side does or fails to do; tries again; keeps anything between two calls.

@@ -1,4 +1,4 @@
-"""So many messages in one sink's hands and no more: one that hangs does not take all that the process can do.
+"""So many messages in one app's hands and no more: one that hangs does not take all that the process can do.
 
 Promises: who comes beyond that waits only while the others get done with: for as long as something moves, STANDSTILL seconds at
 most between two movements, PATIENCE in all. Where nothing has moved for that long, he is turned away at once.
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 __all__ = ["PATIENCE", "STANDSTILL", "Bulkhead"]
 
-#: Seconds without any end or beginning, after which the sink is taken to hang. Who waits takes one of Postfix's deliveries
-#: away from the other sinks; who is turned away comes again after minimal_backoff_time (300 s).
+#: Seconds without any end or beginning, after which the app is taken to hang. Who waits takes one of Postfix's deliveries
+#: away from the other apps; who is turned away comes again after minimal_backoff_time (300 s).
 STANDSTILL: Final = 2.0
-#: Seconds to wait at most where the sink is slow but works: as long as for room in the process.
+#: Seconds to wait at most where the app is slow but works: as long as for room in the process.
 PATIENCE: Final = 10.0
 
 

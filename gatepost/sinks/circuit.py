@@ -1,11 +1,11 @@
-"""A sink that is gone is left alone for a while: its messages are deferred at once, and one at a time tries whether it is back.
+"""An app that is gone is left alone for a while: its messages are deferred at once, and one at a time tries whether it is back.
 
-Promises: FAILURES attempts in a row that say so themselves (`Outcome.gone`) open it; one outcome of any other kind closes it,
-for whoever answers is there. While it is open one message in each pause is the trial; the pause grows from FIRST to LONGEST
+Promises: FAILURES attempts in a row that say so themselves (`gone`) open it; one outcome of any other kind closes it, for
+whoever answers is there. While it is open one message in each pause is the trial; the pause grows from FIRST to LONGEST
 seconds. Who comes while the trial is under way waits for its end, WAIT seconds from its beginning at most, and goes on with it:
 Postfix brings what waits in one burst, and of that only the messages before the recovery are sent back.
 Never: lets a message alone be the reason (what a sender can bring about with a mail, such as a 500, is not `gone`); lets an
-attempt that began before the last answer count against the sink; ends a message that waits too long (that is judged where all
+attempt that began before the last answer count against the app; ends a message that waits too long (that is judged where all
 deferrals are).
 """
 
@@ -14,13 +14,20 @@ from __future__ import annotations
 import threading
 import time
 
-from gatepost.sinks.delivery import Outcome
 from gatepost.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Final
+    from typing import Final, Protocol, TypeVar
+
+    class Said(Protocol):
+        """What came of an attempt. `gone`: as of an `Outcome`."""
+
+        @property
+        def gone(self) -> str: ...
+
+    Result = TypeVar("Result", bound=Said)
 
 __all__ = ["FAILURES", "FIRST", "LONGEST", "WAIT", "Circuit", "Opened"]
 
@@ -49,7 +56,7 @@ class _Attempt:
 
 
 class Circuit:
-    """One sink's. Thread-safe. `changed` is called after each opening and closing, without a lock; `opened` says which.
+    """One app's. Thread-safe. `changed` is called after each opening and closing, without a lock; `opened` says which.
 
     `now`: seconds of a clock that never goes back.
     """
@@ -69,12 +76,16 @@ class Circuit:
         """Why it is open; None while it is closed."""
         return self._opened
 
-    def run(self, attempt: Callable[[], Outcome]) -> Outcome:
-        """The attempt's outcome; where the circuit is open, "unavailable", and no attempt was made. Raises what that raises."""
-        through = self._enter()
+    def run(self, attempt: Callable[[], Result], turned_away: Callable[[str], Result], *, deadline: float) -> Result:
+        """The attempt's outcome, or what it raises, which counts for nothing.
+
+        Where the circuit is open, no attempt is made, and the outcome is what `turned_away` makes of the reason. `deadline`:
+        nobody waits longer for the trial, by the same clock.
+        """
+        through = self._enter(deadline)
         if through is None:
             opened = self._opened
-            return Outcome(kind="unavailable", detail=f"left alone for a while: {opened.reason if opened else 'no answer'}")
+            return turned_away(f"left alone for a while: {opened.reason if opened else 'no answer'}")
         outcome = None
         try:
             outcome = attempt()
@@ -82,7 +93,7 @@ class Circuit:
             self._leave(through, outcome)
         return outcome
 
-    def _enter(self) -> _Attempt | None:
+    def _enter(self, deadline: float) -> _Attempt | None:
         """Leave to go on; None for a message that must wait in the queue."""
         with self._changed:
             while self._opened is not None:
@@ -92,13 +103,13 @@ class Circuit:
                         return None
                     self._trial = _Attempt(now, trial=True)
                     return self._trial
-                left = self._trial.began + WAIT - now
+                left = min(self._trial.began + WAIT, deadline) - now
                 if left <= 0:
                     return None
                 self._changed.wait(left)
             return _Attempt(self._now(), trial=False)
 
-    def _leave(self, attempt: _Attempt, outcome: Outcome | None) -> None:
+    def _leave(self, attempt: _Attempt, outcome: Said | None) -> None:
         with self._changed:
             before = self._opened
             if attempt is self._trial:

@@ -27,12 +27,15 @@ from gatepost.daemon.current import Current
 from gatepost.daemon.room import Room, UnderWay
 from gatepost.dialogue import Dialogue
 from gatepost.errors import GatepostError
+from gatepost.sinks import open_circuits
 from gatepost_milter.session import GO_ON, Answer, Session, Shared
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Final, NoReturn
+
+    from gatepost.settings import Settings
 
 __all__ = ["serve"]
 
@@ -46,6 +49,8 @@ ROOM: Final = 64 * 1_048_576
 _BACKLOG: Final = 512
 #: Seconds from the last answer that was given to libmilter to the end of the process: it has yet to write it.
 _LAST_WORDS: Final = 0.25
+#: Seconds between two looks at whether a configuration that could not be read is due again.
+_RETRY_EVERY: Final = 1.0
 _TEMPFAIL: Final = 75
 
 #: What we may do to a message, and hear of it: else negotiation fails, and Postfix does what default_action says.
@@ -239,8 +244,16 @@ def serve(config: str) -> int:
     events: queue.SimpleQueue[str] = queue.SimpleQueue()
     for number, event in ((signal.SIGTERM, "end"), (signal.SIGINT, "end"), (signal.SIGHUP, "read")):
         signal.signal(number, _putting(events, event))
-    current = Current(config, Dialogue)
+    current = Current(config, _dialogue)
+    log.keep_spare(log.destination(current.settings))
+    open_circuits.clear(current.settings.store)
     return _Process(current, events).run()
+
+
+def _dialogue(settings: Settings) -> Dialogue:
+    return Dialogue(
+        settings, note=lambda kind, name, detail: _note(settings, "circuit", error=True, **{kind: name}, detail=detail)
+    )
 
 
 def _putting(events: queue.SimpleQueue[str], event: str) -> Callable[[int, object], None]:
@@ -266,7 +279,7 @@ class _Process:
         threading.Thread(target=self._loop, name="libmilter", daemon=True).start()
         self._note("listening", socket=self._endpoint.spelled)
         systemd.tell("READY=1")
-        while (event := self._events.get()) == "read":
+        while (event := self._event()) == "read":
             self._current.look(again=True)
         if event != "end":
             self._note(event, error=True)
@@ -278,6 +291,14 @@ class _Process:
         time.sleep(_LAST_WORDS)
         self._note("ended", unfinished=left or "", error=left > 0)
         self._leave(0)
+
+    def _event(self) -> str:
+        """What happens next. Between two looks it is seen to what could not be read."""
+        while True:
+            try:
+                return self._events.get(timeout=_RETRY_EVERY)
+            except queue.Empty:
+                self._current.retry()
 
     def _listen(self) -> tuple[int, int] | None:
         Milter.setconn(self._endpoint.spelled)
@@ -319,5 +340,9 @@ class _Process:
         self._note("internal-error", at="pymilter", detail=f"{kind.__name__}: {error}", error=True)
 
     def _note(self, what: str, *, error: bool = False, **fields: str | int) -> None:
-        """A line of the process, where messages have their queue ID: `milter: state=listening socket=...`."""
-        log.write(log.line("milter", state=what, **fields), log.destination(self._current.settings), error=error)
+        _note(self._current.settings, what, error=error, **fields)
+
+
+def _note(settings: Settings, what: str, *, error: bool = False, **fields: str | int) -> None:
+    """A line of the process, where messages have their queue ID: `milter: state=listening socket=...`."""
+    log.write(log.line("milter", state=what, **fields), log.destination(settings), error=error)
