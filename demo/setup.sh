@@ -7,7 +7,7 @@
 # .lab-venv and .cache, which git ignores.
 #
 #   demo/setup.sh [venv|lint|demo|test|bench|soak|lab]
-#       venv: the Python environment, with what builds pymilter; lint: and Ansible in .lab-venv; demo: and Postfix; test: and the languages of docs/keys.md,
+#       venv: the Python environment, with what builds pymilter; lint: and Ansible in .lab-venv; demo: and Postfix; test: that and the languages of docs/keys.md,
 #       openssl, nftables; bench: Postfix, opendkim, rt-mailgate; soak: Postfix; lab: what makes guests, and Ansible
 set -euo pipefail
 umask 022
@@ -134,7 +134,7 @@ print(c["options"]["install_requires"].strip(), c["options.extras_require"]["mil
 fi
 
 # --- .lab-venv: Ansible, as ansible/requirements.txt pins it ------------------------------------------------------------------
-if [ "$mode" = lab ] || [ "$mode" = lint ]; then
+if [ "$mode" = lab ] || [ "$mode" = lint ] || [ "$mode" = test ]; then
     stamp=.lab-venv/.gatepost-stamp
     state="$("$python" -I -c 'import sys; print(sys.version)' | tr '\n' ' ')$(cksum <ansible/requirements.txt)"
     if [ "$(cat "$stamp" 2>/dev/null)" != "$state" ]; then

@@ -21,7 +21,15 @@ if TYPE_CHECKING:
 
     from gatepost.settings import LmtpSettings, MilterSettings, Settings
 
-__all__ = ["FRAGMENTS", "QUEUE_DIRECTORY", "milter_endpoint", "recipient_pattern", "render", "template_folder"]
+__all__ = [
+    "FRAGMENTS",
+    "MESSAGE_SIZE_LIMIT",
+    "QUEUE_DIRECTORY",
+    "milter_endpoint",
+    "recipient_pattern",
+    "render",
+    "template_folder",
+]
 
 #: The files of postfix/, in the order in which a person reads them.
 FRAGMENTS: Final = ("main.cf", "master.cf", "recipients.regexp", "aliases.regexp", "status.regexp")
@@ -32,6 +40,8 @@ _SERVICE: Final = "gatepost"
 _TIME_LIMIT_MARGIN: Final = 30
 #: Postfix's queue folder, where nobody says another. smtpd works there, and in a chroot sees nothing else.
 QUEUE_DIRECTORY: Final = "/var/spool/postfix"
+#: Bytes of the largest message, base64 included: 25 MiB (postfix/main.cf says why).
+MESSAGE_SIZE_LIMIT: Final = 26_214_400
 #: How long Postfix waits for the milter: to connect; for one answer, the first of a session included; for the answer at the
 #: end of a message. The second is longer than store and `ask:` (5 s) may take at RCPT; the third than a large message may wait
 #: for its turn (120 s) with the longest `milter.dns_deadline` (60 s); a client waits 10 minutes (RFC 5321 4.5.3.2.6).
@@ -110,13 +120,15 @@ def render(
     folder: str,
     user: str = "gatepost",
     queue_directory: str = QUEUE_DIRECTORY,
+    message_size_limit: int = MESSAGE_SIZE_LIMIT,
 ) -> dict[str, str]:
     """The fragments filled in: file name -> text, in the order of `FRAGMENTS`.
 
     `python`, `pipe_script`, `config` are absolute paths that `user` can reach; `person` is the address, on another host, that
     has mail for postmaster and abuse; `host` is Postfix's myhostname; `folder` is the absolute path where the three maps will
-    lie; `queue_directory` is Postfix's. Raises ValueError for a value that Postfix would take apart (white space, quotes, `$`,
-    braces, commas) or that cannot work, with its name, and FileNotFoundError without the fragments.
+    lie; `queue_directory` is Postfix's; `message_size_limit` counts bytes as they travel. Raises ValueError for a value that
+    Postfix would take apart (white space, quotes, `$`, braces, commas) or that cannot work, with its name, and
+    FileNotFoundError without the fragments.
     """
     _check(_PATH, python=python, pipe_script=pipe_script, config=config, folder=folder, queue_directory=queue_directory)
     _check(_ADDRESS, person=person)
@@ -125,6 +137,8 @@ def render(
     if user in {"root", "postfix"}:
         raise ValueError(f"user: pipe(8) runs no command as {user}")
     domains = tuple(dict.fromkeys(route.address.rpartition("@")[2].lower() for route in settings.routes))
+    if message_size_limit <= 0:
+        raise ValueError(f"message_size_limit: {message_size_limit} is no limit (wanted: bytes, more than 0)")
     if not domains:
         raise ValueError("the configuration has no routes: there is nothing to wire")
     if person.rpartition("@")[2].lower() in {*domains, host.lower(), "localhost"}:
@@ -148,6 +162,7 @@ def render(
         "TIME_LIMIT": str(ceil(timing.deadline) + _TIME_LIMIT_MARGIN),
         "LEASE": f"{timing.lease:g}",
         "BACKOFF": str(backoff),
+        "SIZE_LIMIT": str(message_size_limit),
         "MAX_BACKOFF": str(max(_MAXIMAL_BACKOFF, backoff)),
         "GIVE_UP_AFTER": f"{timing.give_up_after:.10g}",
         "QUEUE_LIFETIME": str(ceil(timing.queue_lifetime)),

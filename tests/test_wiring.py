@@ -300,14 +300,17 @@ REFUSED = [
     ("user", "root", "pipe(8) refuses it"),
     ("user", "postfix", "pipe(8) refuses it"),
     ("user", "gatepost argv=/bin/sh", "an argument"),
+    ("message_size_limit", 0, "to Postfix that is no limit"),
+    ("message_size_limit", -1, "no size"),
 ]
 
 
 @pytest.mark.parametrize(("name", "value", "why"), REFUSED, ids=[f"{row[0]}: {row[2]}" for row in REFUSED])
-def test_a_value_that_postfix_would_take_apart_is_refused(name: str, value: str, why: str) -> None:
+def test_a_value_that_postfix_would_take_apart_is_refused(name: str, value: object, why: str) -> None:
     """Such a value gives ValueError, which names the argument; nothing is rendered."""
+    given: dict[str, Any] = {**GIVEN, name: value}
     with pytest.raises(ValueError, match=f"^{name}: "):
-        wiring.render(settings("reply+%{key}@in.example.com"), **{**GIVEN, name: value})
+        wiring.render(settings("reply+%{key}@in.example.com"), **given)
 
 
 def test_without_routes_there_is_nothing_to_wire() -> None:

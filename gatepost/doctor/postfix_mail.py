@@ -56,8 +56,11 @@ def questions(wired: Wired) -> Questions:
 
 
 def _expected(wired: Wired, instance: Instance, name: str) -> str:
-    """The commands that set a parameter as the fragments have it."""
-    return instance.setting(f"{name} = {wired.settings[name]}")
+    """The commands that set a parameter as the fragments have it; other domains may live by what else stands there."""
+    wanted = wired.settings[name]
+    if any(word not in words(wanted) for word in words(instance.parameter(name))):
+        return f"{instance.setting(f'{name} = {wanted}')}; beside other domains what gatepost postfix --beside prints"
+    return instance.setting(f"{name} = {wanted}")
 
 
 def _domains(wired: Wired, instance: Instance) -> Verdict:

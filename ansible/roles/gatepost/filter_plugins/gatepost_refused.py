@@ -15,16 +15,21 @@ __all__ = ["FilterModule"]
 def gatepost_refused(results: list[dict[str, Any]], host: str, given: list[str], files: list[str]) -> list[tuple[str, str]]:
     """(file, line) to add; `results` are slurped, item = (host, file)."""
     mine: dict[str, set[str]] = {name: set() for name in files}
-    wanted: dict[str, dict[str, None]] = {name: dict.fromkeys(given) for name in files}
+    wanted: dict[str, dict[str, None]] = {name: dict.fromkeys(_lines(given)) for name in files}
     for result in results:
         where, name = result["item"]
         if "content" not in result or name not in wanted:
             continue
-        lines = base64.b64decode(result["content"]).decode("utf-8", "replace").splitlines()
-        wanted[name].update(dict.fromkeys(line for line in lines if line.strip() and not line.startswith("#")))
+        lines = _lines(base64.b64decode(result["content"]).decode("utf-8", "replace").splitlines())
+        wanted[name].update(dict.fromkeys(lines))
         if where == host:
             mine[name].update(lines)
     return [(name, line) for name, lines in wanted.items() for line in lines if line not in mine[name]]
+
+
+def _lines(text: list[str]) -> list[str]:
+    """Those that name a key, without the blanks around them."""
+    return [bare for line in text if (bare := line.strip()) and not bare.startswith("#")]
 
 
 class FilterModule:

@@ -2,7 +2,9 @@
 """Ansible module: gatepost's secrets file, with every secret that the configuration names.
 
 Promises: a secret that is there stays; one that is given, or that a brother host has, is taken; one that nobody has is made
-here, once. The file is whole at any time, mode 0600, its owner's. In check mode nothing is made.
+here, once. The file is whole at any time, mode 0600, its owner's. In check mode nothing is made. What looks like a file that
+somebody has lost or put there (empty, cut off, a link, in a folder open to others) is told, and nothing is made in its place: a
+new secret ends every key that the old one has signed.
 Never: returns, logs or shows a secret: names only.
 """
 
@@ -12,6 +14,7 @@ import base64
 import json
 import os
 import pwd
+import stat
 import subprocess
 import tempfile
 from typing import Any
@@ -73,7 +76,8 @@ HEAD = (
 )
 #: Bytes of a secret.
 LENGTH = 32
-READ = "import json, sys, yaml; print(json.dumps(yaml.safe_load(sys.stdin.read()) or {}))"
+#: What is no text of ours (a date, say) is left alone, as far as JSON can say it.
+READ = "import json, sys, yaml; print(json.dumps(yaml.safe_load(sys.stdin.buffer.read().decode()) or {}, default=str))"
 
 
 class Trouble(Exception):  # noqa: N818
@@ -83,15 +87,18 @@ class Trouble(Exception):  # noqa: N818
 def needed(config: dict[str, Any]) -> dict[str, bool]:
     """Names of secrets that the configuration wants; whether each is a webhook's."""
     names: dict[str, bool] = {}
-    for route in config.get("routes") or []:
-        keys = route.get("keys") or {}
-        if keys.get("secret"):
-            names.setdefault(keys["secret"], False)
-        if keys.get("ask_secret"):
-            names.setdefault(keys["ask_secret"], True)
-    for sink in (config.get("sinks") or {}).values():
-        if sink.get("secret"):
-            names[sink["secret"]] = True
+    try:
+        for route in config.get("routes") or []:
+            keys = route.get("keys") or {}
+            if keys.get("secret"):
+                names.setdefault(str(keys["secret"]), False)
+            if keys.get("ask_secret"):
+                names.setdefault(str(keys["ask_secret"]), True)
+        for sink in (config.get("sinks") or {}).values():
+            if sink.get("secret"):
+                names[str(sink["secret"])] = True
+    except AttributeError:
+        raise Trouble("routes or sinks of the configuration are not of their form (gatepost config check says where)") from None
     return names
 
 
@@ -101,20 +108,48 @@ def new(webhook: bool) -> str:
     return "whsec_" + base64.b64encode(value).decode("ascii") if webhook else value.hex()
 
 
-def parsed(text: str, python: str, whose: str) -> dict[str, list[str]]:
-    """A secrets file by name, each a list."""
+def there(path: str) -> bytes | None:
+    """The file's bytes; None where there is none."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if os.path.islink(path):
+            raise Trouble(f"{path} is a symbolic link: put the file itself there") from None
+        raise Trouble(f"{path} cannot be read: {error.strerror}") from None
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise Trouble(f"{path} is no regular file")
+        with os.fdopen(handle, "rb", closefd=False) as file:
+            content = file.read()
+    finally:
+        os.close(handle)
+    if not content.strip():
+        raise Trouble(f"{path} is empty: put the old one back; or, if there never was one, delete it, and all secrets are made")
+    return content
+
+
+def parsed(content: bytes, python: str, whose: str, names: dict[str, bool]) -> dict[str, Any]:
+    """A secrets file by name; those of `names` are lists of texts, any other is what it is."""
     try:
         done = subprocess.run(  # noqa: S603
-            [python, "-I", "-c", READ], input=text.encode(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True
+            [python, "-I", "-c", READ], input=content, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True
         )
-        return {str(name): listed(value) for name, value in json.loads(done.stdout).items()}
-    except (OSError, ValueError, AttributeError, subprocess.CalledProcessError):
+        entries = json.loads(done.stdout).items()
+    except OSError as error:
+        raise Trouble(f"{python} does not run: {error.strerror}") from None
+    except (ValueError, AttributeError, subprocess.CalledProcessError):
         raise Trouble(f"{whose} cannot be read as YAML: mend it by hand (gatepost config check says where)") from None
+    return {str(name): listed(name, value, whose) if name in names else value for name, value in entries}
 
 
-def listed(value: Any) -> list[str]:
-    """One text, or several."""
-    return [str(each) for each in value] if isinstance(value, list) else [str(value)]
+def listed(name: str, value: Any, whose: str) -> list[str]:
+    """One text, or several; Trouble for what is none, as a line that was cut off behind its name."""
+    values = value if isinstance(value, list) else [value]
+    if not values or not all(isinstance(each, str) and each for each in values):
+        raise Trouble(f"{name}, in {whose}: must be a text, or a list of texts, and none of them empty")
+    return values
 
 
 def together(mine: list[str], other: list[str]) -> list[str]:
@@ -123,7 +158,7 @@ def together(mine: list[str], other: list[str]) -> list[str]:
     return [value for value in shorter if value not in longer] + longer
 
 
-def spelled(secrets: dict[str, list[str]]) -> str:
+def spelled(secrets: dict[str, Any]) -> str:
     """The file's text."""
     return HEAD + "".join(f"{json.dumps(name)}: {json.dumps(values)}\n" for name, values in secrets.items())
 
@@ -134,64 +169,82 @@ def main() -> None:
         argument_spec={
             "path": {"type": "path", "required": True},
             "owner": {"type": "str", "required": True},
-            "config": {"type": "dict", "required": True, "no_log": True},
+            "config": {"type": "dict", "required": True},
             "given": {"type": "dict", "default": {}, "no_log": True},
             "others": {"type": "list", "elements": "str", "default": [], "no_log": True},
             "python": {"type": "path", "required": True},
         },
         supports_check_mode=True,
     )
-    path, python = module.params["path"], module.params["python"]
-    names = needed(module.params["config"])
-    made: list[str] = []
     try:
-        before = ""
-        if os.path.exists(path):
-            with open(path, encoding="utf-8") as file:
-                before = file.read()
-        found = parsed(before, python, path) if before else {}
-        wanted = dict(found)
-        for number, other in enumerate(module.params["others"], 1):
-            for name, values in parsed(base64.b64decode(other).decode(), python, f"the secrets of host {number}").items():
-                if name in names:
-                    wanted[name] = together(wanted.get(name, []), values)
-        wanted |= {name: listed(value) for name, value in module.params["given"].items()}
-        for name, webhook in names.items():
-            if name not in wanted:
-                made.append(name)
-                wanted[name] = [new(webhook)]
-        changed = wanted != found or not sound(path, module.params["owner"])
-        if changed and not module.check_mode:
-            write(module, path, before if wanted == found else spelled(wanted))
+        changed, made = run(module)
     except Trouble as trouble:
         module.fail_json(msg=str(trouble))
     module.exit_json(changed=changed, made=made)
 
 
-def sound(path: str, owner: str) -> bool:
-    """Is it there, its owner's, and nobody else's to read?"""
+def run(module: AnsibleModule) -> tuple[bool, list[str]]:
+    """Whether something changes, and the names of what is made."""
+    path, python, given = module.params["path"], module.params["python"], module.params["given"]
+    names = needed(module.params["config"])
+    before = there(path)
+    found = {} if before is None else parsed(before, python, path, names)
+    wanted = dict(found)
+    for number, other in enumerate(module.params["others"], 1):
+        for name, values in of_brother(other, python, f"the secrets of host {number}", names).items():
+            wanted[name] = together(wanted.get(name, []), values)
+    wanted |= {name: listed(name, value, "gatepost_secrets") for name, value in given.items()}
+    made = [name for name in names if name not in wanted]
+    wanted |= {name: [new(names[name])] for name in made}
+    changed = before is None or wanted != found or not sound(path, module.params["owner"])
+    if changed and not module.check_mode:
+        write(module, path, spelled(wanted).encode() if before is None or wanted != found else before)
+    return changed, made
+
+
+def of_brother(other: str, python: str, whose: str, names: dict[str, bool]) -> dict[str, list[str]]:
+    """What another host has of the secrets that are needed here."""
     try:
-        status = os.stat(path)
+        content = base64.b64decode(other, validate=True)
+    except ValueError:
+        raise Trouble(f"{whose} did not come whole") from None
+    found = parsed(content, python, whose, names)
+    return {name: found[name] for name in names if name in found}
+
+
+def sound(path: str, owner: str) -> bool:
+    """Is it its owner's, and nobody else's to read?"""
+    try:
+        status = os.lstat(path)
         return status.st_mode & 0o7777 == 0o600 and status.st_uid == pwd.getpwnam(owner).pw_uid
     except (OSError, KeyError):
         return False
 
 
-def write(module: AnsibleModule, path: str, text: str) -> None:
+def write(module: AnsibleModule, path: str, content: bytes) -> None:
     """Whole or not at all, never open to anybody else, not even while it is written."""
-    account = pwd.getpwnam(module.params["owner"])
-    handle, part = tempfile.mkstemp(dir=os.path.dirname(path))
+    folder = os.path.dirname(path)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            os.fchmod(file.fileno(), 0o600)
-            os.fchown(file.fileno(), account.pw_uid, account.pw_gid)
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException:
-        os.unlink(part)
-        raise
+        account = pwd.getpwnam(module.params["owner"])
+        mode = stat.S_IMODE(os.stat(folder).st_mode)
+        if mode & 0o022:  # whoever may write there could put a file of his own in its place
+            raise Trouble(f"{folder} is open to others (mode {mode:04o}): chmod go-w it")
+        handle, part = tempfile.mkstemp(dir=folder, prefix=".secrets.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                os.fchmod(file.fileno(), 0o600)
+                os.fchown(file.fileno(), account.pw_uid, account.pw_gid)
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, path)
+        except BaseException:
+            os.unlink(part)
+            raise
+    except KeyError:
+        raise Trouble(f"there is no user {module.params['owner']}") from None
+    except OSError as error:
+        raise Trouble(f"{path} cannot be written: {error.strerror}") from None
 
 
 if __name__ == "__main__":

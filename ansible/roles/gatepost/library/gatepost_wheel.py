@@ -1,7 +1,8 @@
 #!/usr/bin/python
 """Ansible module, for the controller: gatepost's wheel, given or made from a checkout, and the name of its release.
 
-Promises: one content, one name; a wheel that was made before is not made again; in check mode the name is told and none made.
+Promises: one content, one name; a wheel that was made before is not made again, unless it is broken; in check mode the name is
+told and none made. What is given is a whole wheel of gatepost, named as pip wants it, or is refused with the reason.
 Never: writes into the checkout but below .cache, which git ignores.
 """
 
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -58,6 +60,12 @@ release:
 #: What a wheel is made of.
 SOURCES = ("gatepost", "filter", "milter", "postfix", "setup.cfg", "pyproject.toml", "README.md", "LICENSE")
 IGNORED = re.compile(r"__pycache__|.*\.egg-info|\..*|.*\.pyc")
+#: A wheel's name as pip reads it: version, perhaps a build number, three tags. The version becomes a folder's name.
+NAME = re.compile(r"gatepost-([0-9A-Za-z][0-9A-Za-z.+!_]*)(-[0-9][0-9A-Za-z_.]*)?(-[0-9A-Za-z_.]+){3}\.whl")
+
+
+class Trouble(Exception):  # noqa: N818
+    """What keeps the wheel from being had."""
 
 
 def files_of(checkout: str) -> list[str]:
@@ -130,12 +138,54 @@ def command(source: str, made: str) -> list[str]:
 
 def given(path: str) -> tuple[str, str]:
     """Version and SHA-256 of a wheel that is there."""
-    with zipfile.ZipFile(path) as archive:
-        metadata = next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
-        text = archive.read(metadata).decode("utf-8", "replace")
-    with open(path, "rb") as file:
-        mark = hashlib.sha256(file.read()).hexdigest()
-    return text.partition("\nVersion: ")[2].partition("\n")[0].strip(), mark
+    named = NAME.fullmatch(os.path.basename(path))
+    if not named:
+        raise Trouble(f"{path}: is not named as a wheel of gatepost is, gatepost-VERSION-py3-none-any.whl (pip reads the name)")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+            if broken:
+                raise Trouble(f"{path}: is not whole: {broken} in it is broken")
+            metadata = [name for name in archive.namelist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", name)]
+            head = archive.read(metadata[0]).decode("utf-8", "replace").partition("\n\n")[0] if metadata else ""
+        with open(path, "rb") as file:
+            mark = hashlib.sha256(file.read()).hexdigest()
+    except OSError as error:
+        raise Trouble(f"{path}: {error.strerror}") from None
+    # The last two: encrypted, or packed in a way of its own.
+    except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError) as error:
+        raise Trouble(f"{path}: is no wheel, or not a whole one: {error}") from None
+    says = dict(re.findall(r"(?m)^(Name|Version): *(\S+)\s*$", head))
+    if says.get("Name") != "gatepost" or says.get("Version", "").replace("-", "_") != named[1]:
+        inside = f"{says.get('Name', 'nothing')} {says.get('Version', '')}".strip()
+        raise Trouble(f"{path}: has {inside} in it, and not what its name says")
+    return named[1], mark
+
+
+def whole(path: str) -> bool:
+    """Is it there, and as it was made?"""
+    try:
+        given(path)
+    except Trouble:
+        return False
+    return True
+
+
+def from_checkout(checkout: str, check_mode: bool) -> tuple[str, str, str, bool]:
+    """Path, version and mark of the checkout's wheel; whether it was made just now."""
+    try:
+        names = files_of(checkout)
+        version, mark = version_of(checkout), digest(checkout, names)
+        path = os.path.join(checkout, ".cache", "ansible", mark[:12], f"gatepost-{version}-py3-none-any.whl")
+        if check_mode or whole(path):
+            return path, version, mark, False
+        make(checkout, names, path)
+    except OSError as error:
+        raise Trouble(f"{checkout}: no sources to make a wheel of: {error}") from None
+    except subprocess.CalledProcessError as error:
+        said = error.output.decode(errors="replace")[-2000:]
+        raise Trouble(f"the wheel cannot be made: {said}; give one with gatepost_wheel (python -m build --wheel)") from None
+    return path, version, mark, True
 
 
 def main() -> None:
@@ -154,21 +204,11 @@ def main() -> None:
         if wheel:
             version, mark = given(wheel)
         else:
-            names = files_of(checkout)
-            version, mark = version_of(checkout), digest(checkout, names)
-            wheel = os.path.join(checkout, ".cache", "ansible", mark[:12], f"gatepost-{version}-py3-none-any.whl")
-            if not os.path.exists(wheel) and not module.check_mode:
-                make(checkout, names, wheel)
-                made = True
-    except subprocess.CalledProcessError as error:
-        module.fail_json(
-            msg=f"the wheel cannot be made: {error.output.decode(errors='replace')[-2000:]}; give one with gatepost_wheel"
-            " (python -m build --wheel)"
-        )
-    except (OSError, StopIteration, zipfile.BadZipFile) as error:
-        module.fail_json(msg=f"{wheel or checkout}: no wheel of gatepost, and nothing to make one of: {error!r}")
-    whole = hashlib.sha256(f"{mark}\0{module.params['salt']}".encode()).hexdigest()
-    module.exit_json(changed=False, made=made, wheel=wheel, release=f"{version}-{whole[:12]}")
+            wheel, version, mark, made = from_checkout(checkout, module.check_mode)
+    except Trouble as trouble:
+        module.fail_json(msg=str(trouble))
+    content = hashlib.sha256(f"{mark}\0{module.params['salt']}".encode()).hexdigest()
+    module.exit_json(changed=False, made=made, wheel=wheel, release=f"{version}-{content[:12]}")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ among its arguments, in its result or in a diff.
 
 from __future__ import annotations
 
+import base64
 import importlib.util
 import ipaddress
 import sys
@@ -109,7 +110,7 @@ class ActionModule(ActionBase):
             self._change(zone, server, sets, changes, ttl)
         if not update and paste:
             head = f"; Missing or wrong in DNS. Ready for the zone file of {args['domain']}:"
-            Display().display(f"\n{head}\n{paste}", color="yellow")
+            Display().display(f"\n{head}\n{paste}\n", color="yellow")
         return answer
 
     @staticmethod
@@ -133,9 +134,10 @@ class ActionModule(ActionBase):
 
     def _server(self, dns: Any, args: dict[str, Any], variables: dict[str, Any]) -> Any:
         """The secret is read from its variable here, so that it is in no task's arguments, which callbacks may print."""
-        secret = str(self._templar.template(variables.get("mx_tsig_secret", "")) or "")
+        secret = str(self._templar.template(variables.get("mx_tsig_secret", "")) or "").strip()
         key = args["key"]
         try:
+            base64.b64decode(secret, validate=True)  # dnspython skips what is none, and signs with the rest
             return dns.Server(
                 args["server"]["address"],
                 int(args["server"]["port"]),

@@ -20,14 +20,11 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.postfix_files import (
     Conflict,
-    merge,
-    person_table,
     put_in,
     serves,
     service_key,
     settings,
     take_out,
-    transport_table,
     with_settings,
 )
 
@@ -39,9 +36,12 @@ description:
     that are there and touches nothing else. master.cf gets our services at its end, either way.
   - What was found is kept in C(gatepost/found) below O(config_directory); O(state=absent) gives it back.
 options:
-  fragments:
-    description: What C(gatepost postfix --json) prints. Needed for O(state=present); check mode does without on a fresh host.
-    type: dict
+  command:
+    description: >-
+      C(gatepost postfix) and its options, which prints the fragments. Needed for O(state=present); in check mode it need not be
+      installed yet.
+    type: list
+    elements: str
   head:
     description: With O(mode=own), what stands above the fragment in main.cf.
     type: str
@@ -50,14 +50,6 @@ options:
     description: Settings of main.cf by name, over everything else. Not those that the fragment has.
     type: dict
     default: {}
-  message_size_limit:
-    description: Bytes, in place of the fragment's; 0 leaves that.
-    type: int
-    default: 0
-  person:
-    description: Who reads mail for postmaster and abuse. Needed for O(mode=beside).
-    type: str
-    default: ""
   mode:
     description: Whose Postfix it is.
     type: str
@@ -91,8 +83,7 @@ EXAMPLES = r"""
 - name: Wire gatepost beside other domains
   postfix_config:
     mode: beside
-    fragments: "{{ rendered.stdout | from_json }}"
-    person: person@example.org
+    command: [/opt/gatepost/current/bin/gatepost, postfix, --person=person@example.org, --host=mx.example.com]
 """
 
 RETURN = r"""
@@ -115,22 +106,6 @@ notes:
 RESTART_FOR = ("inet_interfaces", "inet_protocols")
 #: Closes SMTP smuggling (CVE-2023-51764). Debian 12 has it from 3.7.9 on.
 SMUGGLING = "smtpd_forbid_bare_newline"
-#: What `beside` has to know of the Postfix that is there.
-ASKED = (
-    "bounce_queue_lifetime",
-    "mailbox_size_limit",
-    "maximal_backoff_time",
-    "maximal_queue_lifetime",
-    "message_size_limit",
-    "minimal_backoff_time",
-    "mydestination",
-    "relay_domains",
-    "smtpd_discard_ehlo_keywords",
-    "smtpd_reject_unlisted_recipient",
-    "smtpd_relay_restrictions",
-    "virtual_alias_domains",
-    "virtual_mailbox_limit",
-)
 FILES = ("main.cf", "master.cf")
 
 
@@ -152,23 +127,22 @@ class PostfixConfig:
     def present(self) -> dict[str, Any]:
         """Our mail goes through this Postfix."""
         self._needs_postfix()
-        if self.module.params["fragments"] is None:
-            if not self.module.check_mode:
-                self.module.fail_json(msg="fragments: what `gatepost postfix --json` prints is missing")
-            self.notes.append("gatepost is not installed yet: what it will print for Postfix is not known")
+        command, mode = self.module.params["command"], self.module.params["mode"]
+        if self.module.check_mode and not (os.path.exists(command[0]) and (mode == "own" or self.postfix_is_there)):
+            self.notes.append("not everything is installed yet: what gatepost will print for Postfix is not known")
             return {"changed": True, "diff": [], "restart": False}
-        if self.module.params["message_size_limit"]:
-            size = {"message_size_limit": str(self.module.params["message_size_limit"])}
-            self.module.params["fragments"]["main.cf"] = with_settings(self.module.params["fragments"]["main.cf"], size)
+        if not os.path.exists(command[0]):
+            self.module.fail_json(msg=f"{command[0]} is not there: gatepost comes before its Postfix (role gatepost)")
         base = self._base()
-        main, tables = self._own(base) if self.module.params["mode"] == "own" else self._beside(base)
-        fragment = self.module.params["fragments"]["master.cf"]
-        wanted = {"main.cf": main, "master.cf": put_in(base["master.cf"] or "", fragment, service_key)}
+        fragments = self._fragments(base["main.cf"] or "")
+        main = self._own(base, fragments["main.cf"]) if mode == "own" else self._beside(base, fragments["main.cf"])
+        wanted = {"main.cf": main, "master.cf": put_in(base["master.cf"] or "", fragments["master.cf"], service_key)}
+        tables = {name: text for name, text in fragments.items() if name not in FILES}
         written = {os.path.join(self.ours, name): text for name, text in tables.items()}
         written |= {os.path.join(self.folder, name): text for name, text in wanted.items()}
         before = {path: read(path) for path in written}
         record = {
-            "mode": self.module.params["mode"],
+            "mode": mode,
             "found": {name: digest(text) for name, text in base.items()} if self._first else self.record["found"],
             "written": {name: digest(text) for name, text in wanted.items()},
         }
@@ -206,35 +180,36 @@ class PostfixConfig:
             base["main.cf"] = self._kept("main.cf")
         return base
 
-    def _own(self, base: dict[str, str | None]) -> tuple[str, dict[str, str]]:
-        parameters = self.module.params
+    def _fragments(self, found: str) -> dict[str, str]:
+        """What gatepost prints; beside others, for the main.cf that was found."""
+        words = [*self.module.params["command"], "--json"]
+        if self.module.params["mode"] == "own":
+            return self._printed(words)
+        with self._scratch({"main.cf": found}) as folder:
+            return self._printed([*words, "--beside", f"--postfix-config={folder}"])
+
+    def _printed(self, words: list[str]) -> dict[str, str]:
+        status, out, said = self.module.run_command(words)
+        if status:
+            self.module.fail_json(msg=f"{' '.join(words[:2])} prints no fragments, and nothing was changed: {said.strip()}")
+        fragments: dict[str, str] = json.loads(out)
+        return fragments
+
+    def _own(self, base: dict[str, str | None], fragment: str) -> str:
         busy = serves(settings(base["main.cf"] or "")) if self._first else []
-        if busy and not parameters["take_over"]:
+        if busy and not self.module.params["take_over"]:
             raise Conflict(
                 f"this Postfix serves others already ({'; '.join(busy)}), and main.cf would be replaced: set postfix_mode to"
                 " beside, or postfix_take_over to true if nobody needs what it does"
             )
-        fragment: str = parameters["fragments"]["main.cf"]
-        more = self._more(fragment)
-        head = with_settings(parameters["head"], more)
+        head = with_settings(self.module.params["head"], self._more(fragment))
         twice = sorted(settings(head).keys() & settings(fragment).keys())
         if twice:
             raise Conflict(f"{', '.join(twice)}: gatepost's fragment sets this (docs/wiring.md says why)")
-        tables = {name: text for name, text in parameters["fragments"].items() if name.endswith(".regexp")}
-        return f"{head.rstrip()}\n\n{fragment}", tables
+        return f"{head.rstrip()}\n\n{fragment}"
 
-    def _beside(self, base: dict[str, str | None]) -> tuple[str, dict[str, str]]:
-        parameters = self.module.params
-        fragment = parameters["fragments"]["main.cf"]
-        found = base["main.cf"] or ""
-        effective = self._effective(found)
-        tables = {
-            "aliases.regexp": person_table(fragment, parameters["person"]),
-            "recipients.regexp": parameters["fragments"]["recipients.regexp"],
-            "status.regexp": parameters["fragments"]["status.regexp"],
-            "transport": transport_table(fragment),
-        }
-        return merge(found, effective, fragment, self.ours, self._more(fragment)), tables
+    def _beside(self, base: dict[str, str | None], fragment: str) -> str:
+        return put_in(base["main.cf"] or "", with_settings(fragment, self._more(fragment)))
 
     def _more(self, fragment: str) -> dict[str, str]:
         more = {name: spelled(value) for name, value in self.module.params["settings"].items()}
@@ -242,14 +217,6 @@ class PostfixConfig:
         if taken:
             raise Conflict(f"postfix_settings: {', '.join(taken)}: gatepost's fragment sets this (docs/wiring.md says why)")
         return more
-
-    def _effective(self, main: str) -> dict[str, str]:
-        """What Postfix makes of this main.cf."""
-        if not self.postfix_is_there:
-            return settings(main)
-        with self._scratch({"main.cf": main}) as folder:
-            _, out, _ = self.module.run_command(["postconf", "-c", folder, "-x", *ASKED])
-        return settings(out)
 
     # -- tried before it is written
 
@@ -379,7 +346,7 @@ class PostfixConfig:
             domains = settings(self.texts["main.cf"] or "").get("virtual_mailbox_domains", "").replace(",", " ").split()
         else:
             lines = (read(os.path.join(self.ours, "transport")) or "").splitlines()
-            domains = [line.split()[0] for line in lines if not line.startswith("#")]
+            domains = [line.split()[0] for line in lines if line.strip() and not line.startswith("#")]
         _, out, _ = self.module.run_command(["postqueue", "-j"])
         entries = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
         waiting = [
@@ -453,11 +420,9 @@ def main() -> None:
     """One run."""
     module = AnsibleModule(
         argument_spec={
-            "fragments": {"type": "dict"},
+            "command": {"type": "list", "elements": "str"},
             "head": {"type": "str", "default": ""},
             "settings": {"type": "dict", "default": {}},
-            "message_size_limit": {"type": "int", "default": 0},
-            "person": {"type": "str", "default": ""},
             "mode": {"type": "str", "choices": ["own", "beside"], "default": "own"},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             "config_directory": {"type": "str", "default": "/etc/postfix"},
@@ -465,6 +430,7 @@ def main() -> None:
             "drop_queue": {"type": "bool", "default": False},
             "allow_smuggling": {"type": "bool", "default": False},
         },
+        required_if=[("state", "present", ("command",))],
         supports_check_mode=True,
     )
     run = PostfixConfig(module)
