@@ -42,17 +42,20 @@ def hand(job: dict[str, Any]) -> int:
     return len(job["mails"])
 
 
-def pace(job: dict[str, Any]) -> list[str]:
-    """Gives messages to the Postfix of this host at a rate, each at its time by the clock, until the file `stop` is there; their Message-IDs."""
-    start = time.monotonic()
-    ids: list[str] = []
+def pace(job: dict[str, Any]) -> dict[str, float]:
+    """Gives messages to the Postfix of this host at a rate, each at its time by the clock, until the file `stop` is there.
+
+    Takes `mails` in turn; returns when each was taken (Unix seconds), by its Message-ID.
+    """
+    start, taken = time.monotonic(), dict[str, float]()
     with smtplib.SMTP("127.0.0.1", 25, local_hostname="localhost", timeout=_READ) as server:
-        while len(ids) < job["most"] and not os.path.exists(job["stop"]):
-            time.sleep(max(0.0, start + len(ids) / job["rate"] - time.monotonic()))
-            ids.append(f"<load-{len(ids)}-{job['mark']}@example.net>")
-            text = job["text"].replace("{message_id}", ids[-1])
-            server.sendmail(job["sender"], [job["recipient"]], text.encode("latin-1"))
-    return ids
+        while len(taken) < job["most"] and not os.path.exists(job["stop"]):
+            time.sleep(max(0.0, start + len(taken) / job["rate"] - time.monotonic()))
+            message_id = f"<load-{len(taken)}-{job['mark']}@example.net>"
+            sender, recipient, text = job["mails"][len(taken) % len(job["mails"])]
+            server.sendmail(sender, [recipient], text.replace("{message_id}", message_id).encode("latin-1"))
+            taken[message_id] = time.time()
+    return taken
 
 
 def scan(job: dict[str, Any]) -> list[int]:

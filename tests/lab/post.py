@@ -23,7 +23,7 @@ from tests.lab.machine import LabError, wait_for
 from tests.lab.places import HOST_DOMAIN
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
     from datetime import date
 
     from tests.lab.world import World
@@ -129,7 +129,7 @@ class Post:
         """Whether nothing waits there; what does is tried again."""
         if self.queue(host) == 0:
             return True
-        self._world.guest(host).run("postqueue", "-f")
+        self._world.guest(host).try_run("postqueue", "-f")  # refused by a queue manager that has too much to do: asked again
         return False
 
     # --- what became of it ------------------------------------------------------------------------------------------------
@@ -165,6 +165,12 @@ class Post:
             for each in wait_for(enough, timeout=_ARRIVES, what=f"{host}'s status= lines of {mail.message_id}")
         }
         return [found[each.lower()] for each in mail.recipients]
+
+    def ends(self, host: str, recipients: Collection[str], *, since: str = "") -> Counter[str]:
+        """How often that host's Postfix logged each status about one of these: sent, deferred, bounced, expired."""
+        wanted = {each.lower() for each in recipients}
+        found = (_STATUS.search(line) for line in self.log(host, since=since))
+        return Counter(match["status"] for match in found if match and match["recipient"].lower() in wanted)
 
     def decisions(self, host: str, queue_id: str = "", *, since: str = "") -> list[dict[str, str]]:
         """gatepost's own lines on that host, the milter's too; all, or those of a queue ID."""
