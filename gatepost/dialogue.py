@@ -16,9 +16,10 @@ from gatepost import consequences, policy, stamp
 from gatepost.ask import DEADLINE as ASK_DEADLINE
 from gatepost.asker import Asker, GuardedAsk
 from gatepost.decision import Envelope, Sender, rule_decision
+from gatepost.facts import counters, facts_for, question
 from gatepost.fault import fault
 from gatepost.frozen import freeze
-from gatepost.gateway import counters, delivery_id, facts_for, question
+from gatepost.gateway import delivery_id
 from gatepost.mail.canonical import crlf
 from gatepost.mail.message import PROBE, parse
 from gatepost.mail.recipient import recipient

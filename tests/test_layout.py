@@ -38,8 +38,10 @@ MAY_IMPORT = {
     "asker": {"ask", "digest", "settings", "sinks"},
     "authentication": {"value", "settings", "decision", "mail", "screening"},
     "consequences": {"decision", "settings"},
+    "facts": {"ask", "decision", "errors", "mail", "policy", "settings", "stores"},
     "gateway": {
         "consequences",
+        "facts",
         "ask",
         "probe",
         "stamp",
@@ -67,6 +69,7 @@ MAY_IMPORT = {
         "consequences",
         "decision",
         "errors",
+        "facts",
         "fault",
         "frozen",
         "gateway",

@@ -16,7 +16,7 @@ from gatepost.cli import add_common
 from gatepost.cli.store_owner import become_store_owner
 from gatepost.config import load
 from gatepost.errors import GatepostError
-from gatepost.gateway import read_list, read_revoked
+from gatepost.facts import read_list, read_revoked
 from gatepost.keys.keyring import check, revocation_line
 from gatepost.keys.listed import line_of
 from gatepost.keys.outgoing import domain_of, outgoing

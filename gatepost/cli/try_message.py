@@ -22,7 +22,7 @@ from gatepost.decision import Envelope
 from gatepost.dialogue import authenticator_for
 from gatepost.discovery import discover
 from gatepost.errors import GatepostError
-from gatepost.gateway import facts_for, question
+from gatepost.facts import facts_for, question
 from gatepost.mail.canonical import from_pipe
 from gatepost.mail.message import parse
 from gatepost.mail.received import received
