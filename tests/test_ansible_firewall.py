@@ -136,6 +136,7 @@ def chain(**changed: Any) -> dict[str, Any]:
 CHAINS = [
     ("another table's", [chain()], ["inet filter input"]),
     ("that lets through", [chain(policy="accept")], []),
+    ("firewalld's: its last rule rejects", [chain(policy="accept", table="firewalld")], ["inet firewalld input"]),
     ("for what is sent on", [chain(hook="forward")], []),
     ("our own", [chain(table="gatepost")], []),
     ("without a hook", [{"chain": {"family": "ip", "table": "nat", "name": "x"}}], []),
@@ -164,6 +165,50 @@ def test_a_rule_for_each_network() -> None:
         rules.rich_rule(some, "2001:db8::/32")
         == 'rule family="ipv6" source address="2001:db8::/32" port port="25" protocol="tcp" accept'
     )
+
+
+UFW = [
+    ("no rule", "", ["any", "192.0.2.0/24"]),
+    ("other ports", "ufw allow 22/tcp\nufw deny 80\nufw allow 2525/tcp\nufw deny 25/udp", ["any", "192.0.2.0/24"]),
+    ("ours", "ufw allow 25/tcp comment 'gatepost'", []),
+    ("the person's own", "ufw allow log 25/tcp comment 'mine, not yours'", []),
+    ("its own limit", "ufw limit 25/tcp", []),
+    ("both protocols", "ufw allow 25", []),
+    ("one network of two", "ufw allow from 192.0.2.0/24 to any port 25 proto tcp", ["any"]),
+    ("all of a network", "ufw allow from 192.0.2.0/24", ["any"]),
+    (
+        "somebody is shut out",
+        "ufw deny from 198.51.100.7\nufw deny from 198.51.100.0/24 to any port 25",
+        ["any", "192.0.2.0/24"],
+    ),
+    ("another interface's", "ufw deny in on wg0 to any port 25 proto tcp\nufw allow out 25/tcp", ["any", "192.0.2.0/24"]),
+    ("opened before it is shut", "ufw allow 25/tcp\nufw deny 25", []),
+]
+
+
+@pytest.mark.parametrize(("added", "left"), [row[1:] for row in UFW], ids=[row[0] for row in UFW])
+def test_what_ufw_lets_through_already_is_left(added: str, left: list[str]) -> None:
+    """A rule about the whole of a pair is not asked for again: ufw would put ours in the place of the person's."""
+    pairs = rules.pairs(rules.opened([{"port": 25}, {"port": 25, "from": ["192.0.2.0/24"]}]))
+    assert [source for _, source in rules.ufw_missing(pairs, added)] == left
+
+
+@pytest.mark.parametrize(
+    ("added", "says"),
+    [
+        ("ufw deny 25/tcp", "`deny 25/tcp`"),
+        ("ufw reject 25 comment 'no mail here'", "`reject 25`"),
+        ("ufw deny 25\nufw allow 25/tcp comment 'gatepost'", "`deny 25`"),
+        ("ufw deny from 192.0.2.0/24", "`deny from 192.0.2.0/24`"),
+    ],
+    ids=["the port", "both protocols", "before ours", "all of the network"],
+)
+def test_a_rule_of_ufw_that_shuts_the_port_is_told(added: str, says: str) -> None:
+    """The first rule counts in ufw: behind one that shuts the port ours would open nothing."""
+    pairs = rules.pairs(rules.opened([{"port": 25, "from": ["192.0.2.0/24"]}]))
+    with pytest.raises(ValueError, match=r"which shuts 25/tcp from 192\.0\.2\.0/24") as raised:
+        rules.ufw_missing(pairs, added)
+    assert says in str(raised.value)
 
 
 # --- real packets ---------------------------------------------------------------------------------------------------------------

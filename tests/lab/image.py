@@ -7,9 +7,11 @@ Never: is changed by a guest: each has an overlay of its own.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
+from email.utils import formatdate
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -106,8 +108,13 @@ def _fresh_host(root: Path, places: Places) -> None:
 
 
 def _index(repository: Path, suite: str) -> None:
+    """Lists of the packages. Without date and checksum every second `apt-get update` would forget them."""
     run(["sh", "-c", "dpkg-scanpackages -m . >Packages 2>/dev/null"], cwd=repository, timeout=_BUILD)
-    (repository / "Release").write_text(f"Origin: lab\nSuite: {suite}\nCodename: {suite}\n")
+    listed = (repository / "Packages").read_bytes()
+    (repository / "Release").write_text(
+        f"Origin: lab\nSuite: {suite}\nCodename: {suite}\nDate: {formatdate(usegmt=True).replace('GMT', 'UTC')}\n"
+        f"SHA256:\n {hashlib.sha256(listed).hexdigest()} {len(listed)} Packages\n"
+    )
 
 
 def _no_service_starts(root: Path) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tests.lab.course import Course
     from tests.lab.guest import Guest
 
-__all__ = ["beside"]
+__all__ = ["beside", "club_mail", "files", "serve"]
 
 _CLUB: Final = "club.example"
 #: Their main.cf: comments, odd spacing, a continued line, a transport map, settings that ours also has.
@@ -44,37 +44,37 @@ recipient_delimiter = +
 def beside(course: Course) -> None:
     """Before, beside, milter killed, after."""
     guest = course.world.guest("other")
-    _serve(guest)
-    before = _files(guest)
-    plain = _club_mail(course, "before")
+    serve(guest)
+    before = files(guest)
+    plain = club_mail(course, "before")
     hosts, told = ("other",), {"postfix_mode": "beside", "mx_mode": "check"}
 
     course.controller.converge(hosts, "--skip-tags", "mx", variables=told)
     second = course.controller.converge(hosts, "--skip-tags", "mx", variables=told)
     course.expect("second run: changed", second.recaps["other"].changed, 0)
-    course.hold("main.cf has changed", _files(guest)["main.cf"] != before["main.cf"], "the role has put nothing into it")
-    lost = [line for line in before["main.cf"].splitlines() if line.startswith("#") and line not in _files(guest)["main.cf"]]
+    course.hold("main.cf has changed", files(guest)["main.cf"] != before["main.cf"], "the role has put nothing into it")
+    lost = [line for line in before["main.cf"].splitlines() if line.startswith("#") and line not in files(guest)["main.cf"]]
     course.expect("comments of theirs that are gone", lost, [])
-    course.expect("their mail, beside ours", _club_mail(course, "beside"), plain)
+    course.expect("their mail, beside ours", club_mail(course, "beside"), plain)
     _our_mail(course, "beside")
 
     guest.run("systemctl", "kill", "--signal=KILL", "gatepost-milter")
     guest.run("systemctl", "stop", "gatepost-milter")
-    course.expect("their mail, our milter killed", _club_mail(course, "milter killed"), plain)
+    course.expect("their mail, our milter killed", club_mail(course, "milter killed"), plain)
     guest.run("systemctl", "start", "gatepost-milter")
 
     course.controller.converge(hosts, "--skip-tags", "mx", variables={**told, "gatepost_state": "absent"})
-    after = _files(guest)
+    after = files(guest)
     for name in before:
         course.expect(f"{name} after `absent`", after.get(name), before[name])
     course.expect("files in /etc/postfix", sorted(after), sorted(before))
-    course.expect("their mail, after", _club_mail(course, "after"), plain)
+    course.expect("their mail, after", club_mail(course, "after"), plain)
     course.expect(
         "units of ours that run, after", guest.try_run("systemctl", "list-units", "--no-legend", "gatepost*").strip(), ""
     )
 
 
-def _serve(guest: Guest) -> None:
+def serve(guest: Guest) -> None:
     """The club's Postfix, as Anna has set it up."""
     guest.run("sh", "-c", "echo 'postfix postfix/main_mailer_type select No configuration' | debconf-set-selections && "
                           "DEBIAN_FRONTEND=noninteractive apt-get -qy install --no-install-recommends postfix", timeout=240)  # fmt: skip
@@ -83,7 +83,7 @@ def _serve(guest: Guest) -> None:
     wait_for(lambda: guest.try_run("ss", "-Hltn", "sport = :25"), what="the club's Postfix")
 
 
-def _files(guest: Guest) -> dict[str, str]:
+def files(guest: Guest) -> dict[str, str]:
     """Every file of /etc/postfix, by name; a table's index is left out where it can be made again."""
     names = guest.run("find", "/etc/postfix", "-type", "f", "-printf", "%P\\n").split()
     return {
@@ -92,7 +92,7 @@ def _files(guest: Guest) -> dict[str, str]:
     }
 
 
-def _club_mail(course: Course, what: str) -> list[tuple[str, ...]]:
+def club_mail(course: Course, what: str) -> list[tuple[str, ...]]:
     """Two mails to the club, each as it lies in anna's Maildir, without the fields in which every delivery differs."""
     guest, found = course.world.guest("other"), []
     for recipient in ("anna@club.example", "office@club.example"):

@@ -18,7 +18,7 @@ from tests.lab.places import ADDRESSES, HOST_DOMAIN
 if TYPE_CHECKING:
     from tests.lab.course import Course
 
-__all__ = ["chain"]
+__all__ = ["chain", "update_zone"]
 
 _HOPS: Final = (f"chain-mx:{HOST_DOMAIN}", "chain-port", "chain-certificate", "chain-relay", "chain-bad-key", "chain-probe")
 
@@ -66,7 +66,7 @@ def _stopped(course: Course, host: str, unit: str, port: int = 0) -> Iterator[No
 @contextmanager
 def _mx_elsewhere(course: Course) -> Iterator[None]:
     """As if somebody had moved the domain: by the zone's own way to be changed."""
-    _update(course, f"update delete {HOST_DOMAIN}. MX", f"update add {HOST_DOMAIN}. 1 MX 10 sender.example.net.")
+    update_zone(course, f"update delete {HOST_DOMAIN}. MX", f"update add {HOST_DOMAIN}. 1 MX 10 sender.example.net.")
     try:
         yield
     finally:
@@ -74,10 +74,11 @@ def _mx_elsewhere(course: Course) -> Iterator[None]:
             f"update add {HOST_DOMAIN}. 300 MX {10 * place} {name}.{HOST_DOMAIN}."
             for place, name in enumerate(("mx1", "mx2"), 1)
         ]
-        _update(course, f"update delete {HOST_DOMAIN}. MX", *back)
+        update_zone(course, f"update delete {HOST_DOMAIN}. MX", *back)
 
 
-def _update(course: Course, *lines: str) -> None:
+def update_zone(course: Course, *lines: str) -> None:
+    """Changes our domain's records, by a signed update."""
     key = f"key hmac-sha256:{TSIG_NAME} {read_secrets(course.world.places)['tsig']}"
     script = "\n".join([f"server {ADDRESSES['dns'].ipv4}", f"zone {HOST_DOMAIN}.", key, *lines, "send", ""])
     course.world.guest("dns").run("nsupdate", stdin=script)

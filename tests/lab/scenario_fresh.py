@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tests.lab.course import Course
     from tests.lab.guest import Guest
 
-__all__ = ["check_first", "converge", "fresh", "secrets_kept", "settled", "units"]
+__all__ = ["check_first", "converge", "files_with", "fresh", "secrets_kept", "settled", "units"]
 
 #: What a host is made of: packages, users, every file's checksum below these folders, and what systemd has enabled.
 _STATE: Final = (
@@ -115,9 +115,9 @@ def secrets_kept(course: Course, guest: Guest, output: str) -> None:
     """No secret that mints keys where others read, in a log, or in what Ansible said."""
     for name, secret in read_secrets(course.world.places).items():
         if name == "tsig":
-            course.none(f"{guest.name}: files with the DNS key", _files_with(guest, secret))
+            course.none(f"{guest.name}: files with the DNS key", files_with(guest, secret))
         else:
-            found = _files_with(guest, secret)
+            found = files_with(guest, secret)
             course.hold(f"{guest.name}: {name} is kept on the host", "/etc/gatepost/secrets.yml" in found, f"actual {found}")
             modes = {path: guest.run("stat", "-c", "%a %U", path).strip() for path in found}
             course.expect(
@@ -128,7 +128,7 @@ def secrets_kept(course: Course, guest: Guest, output: str) -> None:
         course.expect(f"{guest.name}: Ansible's output with {name}", secret in output, False)
 
 
-def _files_with(guest: Guest, text: str) -> list[str]:
+def files_with(guest: Guest, text: str) -> list[str]:
     """Every regular file with that text; the lab's own folders and the kernel's are left out."""
     found = guest.try_run("grep", "-rlsF", "--exclude-dir=repo", "--exclude-dir=wheels", "--", text, "/etc", "/opt", "/root", "/home", "/srv", "/tmp",
                           "/usr/local", "/var", timeout=120)  # fmt: skip

@@ -13,10 +13,14 @@ from tests.lab import (
     scenario_chain,
     scenario_debian13,
     scenario_delivery,
+    scenario_dns,
     scenario_door,
+    scenario_firewalls,
     scenario_fresh,
     scenario_mutants,
     scenario_outage,
+    scenario_rungs,
+    scenario_tls,
     scenario_update,
 )
 from tests.lab.course import Scenario
@@ -44,5 +48,19 @@ SCENARIOS: Final = (
         full=True,
     ),
     Scenario("debian13", "Debian 13, from bare to mail delivered", ("mx13",), scenario_debian13.debian13, full=True),
+    Scenario(
+        "firewalls",
+        "ufw and firewalld, used already; nftables over IPv6",
+        ("r2", "r3"),
+        scenario_firewalls.firewalls,
+        full=True,
+    ),
+    Scenario("dns", "records to paste and by update, what is refused; beside", ("r2", "other"), scenario_dns.dns, full=True),
+    Scenario(
+        "tls", "a certificate of ours, and one of an ACME authority with its renewal", ("r3",), scenario_tls.tls, full=True
+    ),
+    Scenario(
+        "rungs", "from pipe to LMTP to thin and back, mail coming all the while", ("r3",), scenario_rungs.rungs, full=True
+    ),
     Scenario("mutants", "roles with a mistake in them are found out", ("r2",), scenario_mutants.mutants, full=True),
 )

@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-__all__ = ["FilterModule", "covers", "networks", "opened", "other_drops", "pairs", "rich_rule", "ssh_ports"]
+__all__ = ["FilterModule", "covers", "networks", "opened", "other_drops", "pairs", "rich_rule", "ssh_ports", "ufw_missing"]
 
 #: nft's own words for the unit of a rate (nft(8), LIMIT STATEMENT), without day and week: no set keeps a source for so long.
 RATE = re.compile(r"([1-9][0-9]{0,8})/(second|minute|hour)")
@@ -27,6 +27,9 @@ LISTENING = re.compile(r'LISTEN\s+\d+\s+\d+\s+\S*:(\d{1,5})\s.*"sshd"')
 
 #: A line of `sshd -T`.
 CONFIGURED = re.compile(r"port (\d{1,5})")
+
+#: A line of `ufw show added`: what becomes of the packets, and which they are.
+UFW_RULE = re.compile(r"ufw (?P<action>allow|limit|deny|reject)(?: log| log-all)? (?P<which>.+?)(?: comment '.*')?")
 
 
 def networks(given: Iterable[object]) -> dict[str, list[str]]:
@@ -116,7 +119,10 @@ def ssh_ports(given: Iterable[object], *, connection: str = "", listening: str =
 
 
 def other_drops(chains: str) -> list[str]:
-    """Chains of other tables that drop what they do not name, from `nft -j list chains`; [] where there is no answer."""
+    """Chains of other tables that drop what they do not name, from `nft -j list chains`; [] where there is no answer.
+
+    firewalld's chain has the policy `accept`, and a last rule that rejects.
+    """
     try:
         listed = json.loads(chains)["nftables"]
     except (ValueError, KeyError, TypeError):
@@ -126,7 +132,7 @@ def other_drops(chains: str) -> list[str]:
         f"{chain['family']} {chain['table']} {chain['name']}"
         for chain in found
         if chain.get("hook") == "input"
-        and chain.get("policy") == "drop"
+        and (chain.get("policy") == "drop" or chain["table"] == "firewalld")
         and (chain["family"], chain["table"]) != ("inet", "gatepost")
     ]
 
@@ -149,6 +155,36 @@ def rich_rule(entry: Mapping[str, object], source: str) -> str:
     return f'rule {origin}port port="{entry["port"]}" protocol="{entry["proto"]}" accept'
 
 
+def ufw_missing(wanted: Iterable[tuple[Mapping[str, object], str]], added: str) -> list[list[object]]:
+    """The pairs of which no rule of ufw (`ufw show added`) says anything yet.
+
+    A rule that lets them through already stays as it is: ufw would put ours in its place.
+    ValueError: the first rule about a pair shuts it.
+    """
+    rules = [match for match in map(UFW_RULE.fullmatch, added.splitlines()) if match]
+    missing: list[list[object]] = []
+    for entry, source in wanted:
+        forms = _ufw_forms(entry, source)
+        first = next((rule for rule in rules if rule["which"] in forms), None)
+        if first is None:
+            missing.append([entry, source])
+        elif first["action"] in ("deny", "reject"):
+            raise ValueError(
+                f"ufw has the rule `{first['action']} {first['which']}`, which shuts {entry['port']}/{entry['proto']} "
+                f"from {source} whatever comes after it: take that rule away (ufw delete ...), or the port out of firewall_open"
+            )
+    return missing
+
+
+def _ufw_forms(entry: Mapping[str, object], source: str) -> set[str]:
+    """How ufw prints a rule that is about the whole of a pair."""
+    forms = {f"{entry['port']}/{entry['proto']}", f"{entry['port']}"}
+    if source != "any":
+        forms |= {f"from {source} to any port {entry['port']}{proto}" for proto in ("", f" proto {entry['proto']}")}
+        forms.add(f"from {source}")
+    return forms
+
+
 class FilterModule:
     """How Ansible finds them."""
 
@@ -162,4 +198,5 @@ class FilterModule:
             "firewall_pairs": pairs,
             "firewall_rich_rule": rich_rule,
             "firewall_ssh_ports": ssh_ports,
+            "firewall_ufw_missing": ufw_missing,
         }
