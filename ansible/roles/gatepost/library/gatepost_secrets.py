@@ -72,7 +72,7 @@ made:
 """
 
 HEAD = (
-    "# gatepost's secrets, by name, newest last (docs/configuration.md). Ansible adds what is missing, and takes nothing out.\n"
+    "# gatepost's secrets, by name, newest last (docs/configuration.md). Ansible adds what is missing, and takes what it is given.\n"
 )
 #: Bytes of a secret.
 LENGTH = 32
