@@ -42,7 +42,8 @@ class _Client:
 def load(path: Path, to: Sequence[str], message: bytes, *, at_once: int, count: int) -> list[float]:
     """Sends `count` messages over `at_once` connections; of each the seconds from MAIL to its reply, in the order of replies.
 
-    `to`: addresses that take turns, each with a sender of its own. `message`: lines end in CR LF, none begins with a dot.
+    `to`: addresses that take turns, each with a sender and a network of its own: limits count by network, and a window of n
+    messages is read up to n rows (docs/limits.md). `message`: lines end in CR LF, none begins with a dot.
     PostfixError for a reply that is not the one wanted.
     """
     clients = {client.sock.fileno(): client for client in (_connect(path) for _ in range(at_once))}
@@ -59,7 +60,7 @@ def load(path: Path, to: Sequence[str], message: bytes, *, at_once: int, count: 
             began[client] = time.perf_counter()
             client.wanted = _ENVELOPE_LINES + 1
             client.sock.sendall(
-                f"XFORWARD ADDR=192.0.2.7 HELO=client.example.net IDENT={queue_id()}\r\n"
+                f"XFORWARD ADDR=10.{turn // 256}.{turn % 256}.7 HELO=client.example.net IDENT={queue_id()}\r\n"
                 f"MAIL FROM:<person-{turn}@example.org> SIZE={len(message)}\r\nRCPT TO:<{to[turn]}>\r\nDATA\r\n".encode()
             )
 
