@@ -71,9 +71,7 @@ made:
   returned: always
 """
 
-HEAD = (
-    "# gatepost's secrets, by name, newest last (docs/configuration.md). Ansible adds what is missing, and takes what it is given.\n"
-)
+HEAD = "# gatepost's secrets, by name, newest last (docs/configuration.md). Ansible adds what is missing or given.\n"
 #: Bytes of a secret.
 LENGTH = 32
 #: What is no text of ours (a date, say) is left alone, as far as JSON can say it.
